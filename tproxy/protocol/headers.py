@@ -1,0 +1,270 @@
+"""A gateway's duties towards header lines, both ways (RFC 9110 section 7.6), and the credentials in them.
+
+A header is a pair of bytes. Names keep the sender's spelling, lines keep their order, repeated lines stay
+repeated; names are compared without regard to case. Lines differ between the two sides only like this:
+
+- hop-by-hop lines are left out: a fixed set, and what `Connection` nominates;
+- towards the upstream, Host comes first and is the upstream's; the body's framing and the credential are
+  ours, where the client's stood and in its spelling; Expect is left out: tproxy itself asks for the body;
+- each side gets our Via, as the last of its Via lines, so that a request that comes round is known again.
+
+Who the caller is, and which real credential stands for it, is decided elsewhere; here credentials are only
+read, removed and put in. No error raised here holds a header's value.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from tproxy.errors import BadRequest, Header
+
+# RFC 9110 section 7.6.1, and what belongs to one connection by its own definition: Trailer (6.6.2), the
+# Proxy-* authentication fields (11.7), HTTP2-Settings (RFC 7540 section 3.2.1).
+HOP_BY_HOP = frozenset(
+    {
+        b"connection",
+        b"keep-alive",
+        b"proxy-connection",
+        b"te",
+        b"trailer",
+        b"transfer-encoding",
+        b"upgrade",
+        b"proxy-authenticate",
+        b"proxy-authentication-info",
+        b"proxy-authorization",
+        b"http2-settings",
+    }
+)
+
+# Who the caller is: the first of these that is present decides.
+PRECEDENCE = (b"x-litellm-api-key", b"authorization", b"x-api-key", b"api-key")
+
+# Never forwarded, in any repetition. The twins are for servers that take "_" and "-" for the same.
+CREDENTIALS = frozenset(name for given in PRECEDENCE for name in (given, given.replace(b"-", b"_")))
+
+# A nomination does not remove these. RFC 9110 section 7.6.1 forbids to nominate a field that is meant for
+# every recipient, and without these the next recipient would read another message than we did. Credentials
+# are among them because they have a rule of their own: none of the client's goes upstream, ours always does.
+UNNOMINABLE = CREDENTIALS | {
+    b"cache-control",
+    b"content-encoding",
+    b"content-language",
+    b"content-length",
+    b"content-location",
+    b"content-range",
+    b"content-type",
+    b"date",
+    b"host",
+    b"via",
+}
+
+_FRAMING = (b"content-length", b"transfer-encoding")
+_BEARER = re.compile(rb"bearer(?:[ \t]+(.*))?", re.IGNORECASE | re.DOTALL)
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Credential:
+    """An Anthropic credential, in the form in which it is sent. It never shows its value.
+
+    `form` is `bearer` (API key, OAuth or federation token in `Authorization`) or `x-api-key` (API key).
+    """
+
+    form: Literal["bearer", "x-api-key"]
+    value: bytes
+
+    @property
+    def header(self) -> Header:
+        """The line that carries it."""
+        if self.form == "bearer":
+            return b"Authorization", b"Bearer " + self.value
+        return b"x-api-key", self.value
+
+    def __repr__(self) -> str:
+        return f"Credential({self.form!r}, ***)"
+
+
+def get_all(headers: Sequence[Header], name: bytes) -> list[bytes]:
+    """The values of all lines called `name` (in any case), in order."""
+    wanted = name.lower()
+    return [value for given, value in headers if given.lower() == wanted]
+
+
+def get(headers: Sequence[Header], name: bytes) -> bytes | None:
+    """The value of the first line called `name` (in any case), `None` if there is none."""
+    values = get_all(headers, name)
+    return values[0] if values else None
+
+
+def hop_by_hop(headers: Sequence[Header]) -> frozenset[bytes]:
+    """The lower-case names of the lines that end at this hop: the fixed set and the valid nominations."""
+    nominated = {
+        option.strip(b" \t").lower() for line in get_all(headers, b"connection") for option in line.split(b",")
+    }
+    return HOP_BY_HOP | (nominated - UNNOMINABLE - {b""})
+
+
+def upstream_headers(
+    headers: Sequence[Header],
+    *,
+    host: bytes,
+    via: bytes,
+    credential: Credential | None,
+    framing: Header | None,
+) -> list[Header]:
+    """The header lines of a request, as they go upstream.
+
+    Args:
+        headers: the client's lines.
+        host: the upstream's host, with its port if that is not the scheme's own; becomes the first line.
+        via: our entry, see `via`; becomes the last line.
+        credential: what to send instead of the client's credentials; it stands where the client's deciding
+            one stood. `None` to send none.
+        framing: `content-length` or `transfer-encoding: chunked` for the body that will be sent; it stands
+            where the client's framing stood. `None` for a request without a body.
+    """
+    places: dict[bytes, Header] = {}
+    last: list[Header] = []
+    for ours, candidates in ((framing, _FRAMING), (credential.header if credential else None, PRECEDENCE)):
+        if ours is None:
+            continue
+        line = _spelling(headers, ours[0]), ours[1]
+        place = next((name for name in candidates if get(headers, name) is not None), None)
+        if place is None:
+            last.append(line)
+        else:
+            places[place] = line
+    ended = hop_by_hop(headers) | {b"host", b"content-length", b"expect"}
+    lines: list[Header] = [(_spelling(headers, b"Host"), host)]
+    for name, value in headers:
+        lower = name.lower()
+        if (placed := places.pop(lower, None)) is not None:
+            lines.append(placed)
+        elif lower not in ended and lower.replace(b"_", b"-") not in CREDENTIALS:
+            lines.append((name, value))
+    return [*lines, *last, (b"Via", via)]
+
+
+def downstream_headers(headers: Sequence[Header], *, via: bytes, extra: Sequence[Header]) -> list[Header]:
+    """The header lines of a response, as they go to the client.
+
+    Content-Length is kept, except beside a Transfer-Encoding, which overrides it (RFC 9112 section 6.3).
+
+    Args:
+        headers: the upstream's lines.
+        via: our entry, see `via`.
+        extra: our own lines; they replace the upstream's lines of the same name and come last.
+    """
+    ended = hop_by_hop(headers) | {name.lower() for name, _ in extra}
+    if get(headers, b"transfer-encoding") is not None:
+        ended |= {b"content-length"}
+    kept = [(name, value) for name, value in headers if name.lower() not in ended]
+    return [*kept, (b"Via", via), *extra]
+
+
+def deciding_credential(headers: Sequence[Header]) -> tuple[bytes, bytes] | None:
+    """Who the caller says it is: the lower-case name of the deciding header, and the key in it.
+
+    The first of `PRECEDENCE` that is present decides, even where its key is empty. `x-litellm-api-key` holds
+    a key, or `Bearer` and a key. `Authorization` of another scheme than Bearer gives an empty key. `None` if
+    no such header is present.
+
+    Raises:
+        BadRequest: one of the credential headers is repeated with different values.
+    """
+    given = _credentials(headers)
+    name = next((name for name in PRECEDENCE if name in given), None)
+    if name is None:
+        return None
+    value = given[name]
+    if name == b"authorization":
+        return name, _bearer(value) or b""
+    if name == b"x-litellm-api-key":
+        token = _bearer(value)
+        return name, value if token is None else token
+    return name, value
+
+
+def anthropic_token(headers: Sequence[Header]) -> Credential | None:
+    """The client's own Anthropic credential, for the access mode `own`: a bearer token, else an `x-api-key`.
+
+    What stands in `x-litellm-api-key` is meant for tproxy and is never looked at here: `Authorization` and
+    `x-api-key` beside it are the client's own. Without it they are taken for that too: whether the deciding
+    credential is a key of tproxy's, which must not go upstream, is for the flow to check.
+
+    Raises:
+        BadRequest: one of the credential headers is repeated with different values.
+    """
+    given = _credentials(headers)
+    if token := _bearer(given.get(b"authorization", b"")):
+        return Credential("bearer", token)
+    if key := given.get(b"x-api-key"):
+        return Credential("x-api-key", key)
+    return None
+
+
+def via(http_version: bytes, pseudonym: bytes) -> bytes:
+    """Our entry in Via (RFC 9110 section 7.6.3).
+
+    Args:
+        http_version: of the message that was received, such as `1.1`.
+        pseudonym: our name among gateways: a token that differs from one process to the next.
+    """
+    return http_version + b" " + pseudonym
+
+
+def is_loop(headers: Sequence[Header], pseudonym: bytes) -> bool:
+    """Whether a request has been through the gateway called `pseudonym`, by all its Via lines.
+
+    An entry is `[protocol-name/]version received-by [(comment)]`; a comment may hold commas and comments.
+    """
+    ours = pseudonym.lower()
+    for line in get_all(headers, b"via"):
+        for entry in _without_comments(line).split(b","):
+            words = entry.split()
+            if len(words) >= 2 and words[1].lower() == ours:
+                return True
+    return False
+
+
+def _spelling(headers: Sequence[Header], name: bytes) -> bytes:
+    """How the client writes `name`; `name` itself if it does not."""
+    lower = name.lower()
+    return next((given for given, _ in headers if given.lower() == lower), name)
+
+
+def _credentials(headers: Sequence[Header]) -> dict[bytes, bytes]:
+    """The values of the headers in `PRECEDENCE`, by lower-case name, if each has only one."""
+    given: dict[bytes, bytes] = {}
+    for name, value in headers:
+        lower, key = name.lower(), value.strip(b" \t")
+        if lower in PRECEDENCE and given.setdefault(lower, key) != key:
+            raise BadRequest(f"ambiguous credentials: {lower.decode()} is given twice with different values")
+    return given
+
+
+def _bearer(value: bytes) -> bytes | None:
+    """The token of a Bearer credential (RFC 6750 section 2.1), `None` for any other scheme."""
+    matched = _BEARER.fullmatch(value)
+    return None if matched is None else matched[1] or b""
+
+
+def _without_comments(value: bytes) -> bytes:
+    """A field value without its comments (RFC 9110 section 5.6.5), which may be nested."""
+    kept = bytearray()
+    depth = 0
+    escaped = False
+    for byte in value:
+        if escaped:
+            escaped = False
+        elif depth and byte == ord("\\"):
+            escaped = True
+        elif byte == ord("("):
+            depth += 1
+        elif depth and byte == ord(")"):
+            depth -= 1
+        elif not depth:
+            kept.append(byte)
+    return bytes(kept)
