@@ -1,0 +1,305 @@
+"""The one table of settings: name, type, default, unit and help; and the reading of config.toml into it.
+
+One file serves two readers: hypercorn takes the top-level keys, ours stand under `[tproxy]`. hypercorn ignores
+what it does not know, so its keys are checked here too.
+
+Rules kept here:
+- The models below are the table. `describe` lists it; docs/settings.md and config.toml are written from that list.
+- Every unit is in the help or in the name. Every time and every size is finite and above zero.
+- A secret is a `SecretStr`; only hypercorn's `keyfile_password` is plain text, and `hypercorn` is kept out of the repr.
+- Relative paths are relative to the directory of the file that names them, and absolute from here on.
+
+`access` is decided here, since it decides who gets in: see `_access`. What the settings do is not known here.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, cast, get_args
+from urllib.parse import urlsplit
+from zoneinfo import ZoneInfo
+
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationInfo
+
+from tproxy import hypercorn_keys
+from tproxy.tomlfile import Place, PlacedFault, SettingsFault, Table, TomlFile, credential
+
+__all__ = ["Budgets", "Limits", "Log", "PlacedFault", "Settings", "SettingsFault", "Timeouts", "Upstream", "load"]
+
+
+def _absolute(value: Any, info: ValidationInfo) -> Any:
+    if value == "":
+        raise ValueError("must not be empty")
+    return (info.context or Path.cwd()) / value if isinstance(value, str) else value
+
+
+def _readable(path: Path | None) -> Path | None:
+    if path is not None and not (path.is_file() and os.access(path, os.R_OK)):
+        raise ValueError(f"is not a file that can be read: {path}")
+    return path
+
+
+def _database(value: str, info: ValidationInfo) -> str:
+    kind, _, path = value.partition(":")
+    if kind in ("postgresql", "postgres"):
+        raise ValueError("PostgreSQL is not supported by this version; use sqlite:PATH")
+    if kind != "sqlite" or not path or path.startswith(("//", ":")):
+        raise ValueError("must be sqlite:PATH")
+    return f"sqlite:{_absolute(path, info)}"
+
+
+def _base_url(value: str) -> str:
+    if re.search(r"[^!-~]|[?#@\\]", value):
+        raise ValueError("must hold no user name, query, fragment, space or backslash")
+    try:
+        url = urlsplit(value)
+        origin = url.hostname and url.port != 0
+    except ValueError:  # a bad port or IPv6 address
+        origin = False
+    if not origin or url.scheme not in ("http", "https"):
+        raise ValueError("must be http://HOST[:PORT][/PATH] or https://HOST[:PORT][/PATH]")
+    if re.search(r"//|/\.\.?(/|$)|/%2e", url.path, re.IGNORECASE):
+        raise ValueError("must hold no empty, . or .. segment in its path")
+    return f"{url.scheme}://{url.netloc}{url.path.rstrip('/')}"
+
+
+def _timezone(value: str) -> str:
+    try:
+        if value != "UTC":  # which needs no time zone database
+            ZoneInfo(value)
+    except (KeyError, ValueError, OSError):
+        raise ValueError("must be the name of an IANA time zone, such as Europe/Berlin") from None
+    return value
+
+
+Secret = Annotated[SecretStr, AfterValidator(credential), Field(title="secret")]
+Secrets = Annotated[
+    tuple[Secret, ...],
+    BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value),
+    Field(title="list of secrets"),
+]
+FilePath = Annotated[Path | None, BeforeValidator(_absolute), Field(title="path")]
+Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False, title="seconds")]
+Size = Annotated[int, Field(gt=0, title="bytes")]
+Count = Annotated[int, Field(gt=0, title="number")]
+Access = Literal["keys", "open", "own"]
+
+DEFAULT_KEY = "env:ANTHROPIC_API_KEY"
+
+
+class Upstream(Table):
+    """Where requests go, and over which connections."""
+
+    base_url: Annotated[str, AfterValidator(_base_url)] = Field(
+        default="https://api.anthropic.com", title="URL", description="the API; it may have a path prefix"
+    )
+    api_keys: Secrets = Field(
+        default=(SecretStr(DEFAULT_KEY),), description="the real Anthropic keys; access = own needs none"
+    )
+    on_disconnect: Literal["cut", "drain"] = Field(
+        default="cut", description="when the client leaves: cut the upstream, or read the answer to its end"
+    )
+    ca_file: Annotated[FilePath, AfterValidator(_readable)] = Field(
+        default=None, examples=["ca.pem"], description="trusted in place of the system's certificates"
+    )
+    max_connections: Count = Field(default=4096, description="upstream connections at a time")
+    max_idle_seconds: Seconds = Field(default=30, description="an unused connection is kept so long")
+    max_age_seconds: Seconds = Field(default=600, description="an older connection is not used again")
+
+
+class Timeouts(Table):
+    """The deadlines of every wait."""
+
+    connect: Seconds = Field(default=10, description="name, TCP and TLS together")
+    first_byte: Seconds = Field(default=600, description="from the request's end to the answer's head")
+    idle: Seconds = Field(default=600, description="between two reads of the answer")
+    body: Seconds = Field(default=300, description="the whole request body")
+    write: Seconds = Field(default=60, description="a client or upstream that takes nothing")
+    head: Seconds = Field(default=10, description="a request's head")
+    queue: Seconds = Field(default=10, description="waiting for a free upstream connection")
+    drain: Seconds = Field(default=600, description="how long on_disconnect = drain reads on")
+
+
+class Limits(Table):
+    """The bounds of what a client may send."""
+
+    max_body_bytes: Size = Field(default=33554432, description="a request body that is read whole")
+    max_upload_bytes: Size = Field(default=536870912, description="a body that streams through: files, batches, skills")
+    max_header_bytes: Size = Field(default=65536, description="a request's line and header fields together")
+    max_headers: Count = Field(default=100, description="header fields in a request")
+
+
+class Budgets(Table):
+    """What holds for budgets that do not say otherwise."""
+
+    mode: Literal["expected", "hard", "soft"] = Field(
+        default="expected", description="the default of a budget's budget_mode"
+    )
+    wait: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
+        default=5, title="seconds", description="how long an exchange may wait for money held by others"
+    )
+    timezone: Annotated[str, AfterValidator(_timezone)] = Field(
+        default="UTC", title="IANA name", description="where days begin"
+    )
+
+
+class Log(Table):
+    """What is written to the log, and how."""
+
+    level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="what is less than this is left out"
+    )
+    format: Literal["json", "console"] = Field(default="json", description="one JSON object a line, or text for people")
+
+
+class Settings(Table):
+    """All settings, checked. `hypercorn` holds the top-level keys, ours as the defaults."""
+
+    master_key: Secret | None = Field(
+        default=None,
+        title="secret",
+        examples=["env:TPROXY_MASTER_KEY"],
+        description="opens the management API, and admits like any key",
+    )
+    database: Annotated[str, AfterValidator(_database)] = Field(
+        default="sqlite:tproxy.db", title="sqlite:PATH", description="where the ledger is kept"
+    )
+    key_file: FilePath = Field(default=None, examples=["keys.toml"], description="virtual keys kept in a file")
+    price_file: FilePath = Field(
+        default=None, examples=["prices.toml"], description="your own prices, added to or in place of the built-in ones"
+    )
+    access: Access = Field(
+        default="keys",
+        examples=["keys"],
+        description="who gets in; where unset, it follows from the keys and the binds",
+    )
+    upstream: Upstream = Field(default_factory=Upstream)
+    timeouts: Timeouts = Field(default_factory=Timeouts)
+    limits: Limits = Field(default_factory=Limits)
+    budgets: Budgets = Field(default_factory=Budgets)
+    log: Log = Field(default_factory=Log)
+    hypercorn: Mapping[str, Any] = Field(default_factory=lambda: dict(hypercorn_keys.DEFAULTS), repr=False)
+
+    @property
+    def database_path(self) -> Path:
+        """The file of the SQLite database."""
+        return Path(self.database.removeprefix("sqlite:"))
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """A row of the table. `default` and `example` are TOML; a setting has one of the two."""
+
+    place: Place
+    kind: str
+    default: str | None
+    example: str | None
+    help: str
+
+
+def describe(model: type[Table] = Settings, at: Place = ("tproxy",)) -> Iterator[Setting]:
+    """List the settings in the order of the file."""
+    for name, field in model.model_fields.items():
+        kind = field.annotation
+        if isinstance(kind, type) and issubclass(kind, Table):
+            yield from describe(kind, (*at, name))
+        elif field.description:
+            shown = field.examples[0] if field.examples else field.default
+            if isinstance(shown, tuple):
+                shown = [secret.get_secret_value() for secret in shown]
+            text = json.dumps(shown)
+            default, example = (None, text) if field.examples else (text, None)
+            title = field.title or " | ".join(get_args(kind))
+            yield Setting((*at, name), title, default, example, field.description)
+
+
+def as_toml() -> str:
+    """The `[tproxy]` part of config.toml: every setting commented out, at its default or an example."""
+    lines: list[str] = []
+    table: Place = ()
+    for row in describe():
+        if row.place[:-1] != table:
+            table = row.place[:-1]
+            lines += ["", f"[{'.'.join(map(str, table))}]"]
+        kind = row.kind if row.default else f"{row.kind}, not set by default"
+        lines.append(f"#{row.place[-1]} = {row.default or row.example}  # {kind}: {row.help}")
+    return "\n".join(lines[1:]) + "\n"
+
+
+def as_markdown() -> str:
+    """The table of docs/settings.md."""
+    lines = ["| setting | type or unit | default | what it is |", "|---|---|---|---|"]
+    for row in describe():
+        name, kind = ".".join(map(str, row.place)), row.kind.replace("|", "\\|")
+        default = f"`{row.default}`" if row.default else f"not set; for example `{row.example}`"
+        lines.append(f"| `{name}` | {kind} | {default} | {row.help} |")
+    return "\n".join(lines) + "\n"
+
+
+KNOWN: tuple[Place, ...] = tuple(
+    dict.fromkeys(
+        [setting.place[:n] for setting in describe() for n in range(1, len(setting.place) + 1)]
+        + [(name,) for name in hypercorn_keys.KEYS]
+    )
+)
+
+
+def load(path: Path, environ: Mapping[str, str] | None = None, *, sandbox: str | None = None) -> Settings:
+    """Read and check config.toml.
+
+    Args:
+        path: the file.
+        environ: where `env:` values come from; the process's environment if None.
+        sandbox: a URL that takes the place of the upstream; no real key is read then.
+
+    Raises:
+        SettingsFault: with all that is wrong.
+    """
+    environ = os.environ if environ is None else environ
+    file = TomlFile(path, environ)
+    server = hypercorn_keys.read(file, KNOWN)
+    at = ("tproxy", "upstream")
+    table = file.resolve(("tproxy",), {**file.table(("tproxy",)), "upstream": None})
+    upstream = dict(file.table(at))
+    api_keys = upstream.pop("api_keys", [DEFAULT_KEY])
+    if sandbox is not None:
+        upstream["base_url"], api_keys = sandbox, ["sk-ant-sandbox"]
+
+    table["access"] = _access(file, table, server)
+    if table["access"] == "own" and api_keys == [DEFAULT_KEY] and not environ.get(DEFAULT_KEY.removeprefix("env:")):
+        api_keys = []
+    elif table["access"] != "own" and api_keys == []:
+        file.add((*at, "api_keys"), "must hold a key, unless access is own")
+    table["upstream"] = file.resolve(at, upstream | {"api_keys": api_keys})
+
+    if "hypercorn" in table:  # a field of Settings, but no setting
+        file.unknown(("tproxy", "hypercorn"), KNOWN)
+    table["hypercorn"] = server
+    settings = file.validate(Settings, table, ("tproxy",), KNOWN)
+    file.check()
+    return cast(Settings, settings)
+
+
+def _access(file: TomlFile, table: Mapping[str, Any], server: Mapping[str, Any]) -> Any:
+    """Who gets in, where the file does not say: never everyone but on loopback addresses."""
+    place = ("tproxy", "access")
+    binds = [bind for name in hypercorn_keys.BINDS for bind in server.get(name, ())]
+    public = next((bind for bind in binds if not hypercorn_keys.is_loopback(bind)), None)
+    if "access" in table:
+        if table["access"] == "open" and public:
+            file.add(place, f"open takes any key, so every bind must be a loopback address; {public} is not")
+        return table["access"]
+    if "master_key" in table or "key_file" in table:
+        return "keys"
+    if public:
+        file.add(
+            place,
+            f"is not set, and neither is tproxy.master_key nor tproxy.key_file: set one of them, for {public} is"
+            " not a loopback address",
+        )
+    return "open"
