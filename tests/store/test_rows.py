@@ -1,0 +1,96 @@
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from dataclasses import MISSING, fields
+
+import pytest
+
+from tests.store.laws import make_closing, make_opening
+from tproxy.store import rows
+from tproxy.store.base import CLIENT_GONE, OPEN, Closing, Opening
+from tproxy.store.migrate import migrate
+
+
+@pytest.fixture
+def connection() -> Iterator[sqlite3.Connection]:
+    connection = sqlite3.connect(":memory:", isolation_level=None)
+    migrate(connection, now_us=1)
+    yield connection
+    connection.close()
+
+
+def _closing_columns(connection: sqlite3.Connection) -> list[object]:
+    return connection.execute("SELECT ended, output_tokens, customer, tags FROM exchange").fetchall()
+
+
+def test_the_columns_are_the_fields(connection: sqlite3.Connection) -> None:
+    declared = {
+        name: (kind, bool(not_null), default is not None)
+        for _, name, kind, not_null, default, _ in connection.execute("PRAGMA table_info(exchange)")
+    }
+    expected = {}
+    for field in (*fields(Opening), *fields(Closing)):
+        kind = "INTEGER" if str(field.type).removesuffix(" | None") in ("int", "bool") else "TEXT"
+        of_closing = field.name != "id" and field in fields(Closing)
+        has_value = field.name == "ended" or field.default not in (MISSING, None)
+        expected[field.name] = (
+            kind,
+            not str(field.type).endswith("| None"),
+            of_closing and has_value,
+        )
+    assert declared == expected
+
+
+def test_a_new_row_has_the_defaults_of_a_closing(connection: sqlite3.Connection) -> None:
+    rows.insert(connection, make_opening(1))
+    names = [field.name for field in fields(Closing)]
+    there = connection.execute(f"SELECT {', '.join(names)} FROM exchange").fetchone()
+    assert Closing(**dict(zip(names, there, strict=True))) == Closing(id=make_opening(1).id, ended=OPEN)
+
+
+@pytest.mark.parametrize("opened", [True, False], ids=["opened", "not opened"])
+def test_a_whole_close_writes_the_row_once(connection: sqlite3.Connection, opened: bool) -> None:
+    if opened:
+        rows.insert(connection, make_opening(1))
+    for _ in range(2):  # the second time it meets its own success
+        assert rows.close(connection, make_closing(1), make_opening(1)) is None
+    assert _closing_columns(connection) == [
+        ("finished", 22, "acme & sons, gmbh €", '["a", "ü,\\n\\"\'", "b"]'),
+    ]
+
+
+def test_a_close_again_is_taken_for_its_own_success(connection: sqlite3.Connection) -> None:
+    rows.insert(connection, make_opening(1))
+    for _ in range(2):
+        assert rows.close(connection, make_closing(1), None) is None
+
+
+@pytest.mark.parametrize("opening", [None, make_opening(1)], ids=["end", "whole"])
+def test_another_end_is_refused(connection: sqlite3.Connection, opening: Opening | None) -> None:
+    rows.insert(connection, make_opening(1))
+    rows.close(connection, make_closing(1), None)
+    assert rows.close(connection, make_closing(1, CLIENT_GONE), opening) == "its row has ended as finished"
+    assert rows.close(connection, make_closing(1, output_tokens=1), opening) == "its row has ended as finished"
+    rows.note(connection, make_closing(1, OPEN))
+    rows.close_bare(connection, make_closing(1, CLIENT_GONE))
+    assert [row[:2] for row in connection.execute("SELECT ended, output_tokens FROM exchange")] == [("finished", 22)]
+
+
+def test_a_close_of_no_row_is_told(connection: sqlite3.Connection) -> None:
+    assert rows.close(connection, make_closing(1), None) == "its row is not in the ledger"
+
+
+def test_recovery_reads_only_what_is_open(connection: sqlite3.Connection) -> None:
+    plan = connection.execute(
+        "EXPLAIN QUERY PLAN UPDATE exchange SET ended = 'lost', ended_us = 1 WHERE ended = 'open'"
+    ).fetchall()
+    assert any("exchange_open" in step[3] for step in plan)
+    for n in range(5):
+        rows.insert(connection, make_opening(n))
+        if n % 2:
+            rows.close(connection, make_closing(n), None)
+    assert rows.recover(connection, 9) == 3
+    ended = connection.execute("SELECT ended, ended_us, certainty FROM exchange ORDER BY id").fetchall()
+    assert ended[::2] == [("lost", 9, "partial")] * 3
+    assert {row[0] for row in ended[1::2]} == {"finished"}

@@ -1,0 +1,141 @@
+"""The rows that last, and what the flow may ask of whoever keeps them.
+
+One exchange is one row. The row is written twice: opened while the request is on its way to the upstream, and
+closed when the exchange has ended, however it ended. Between the two it may be noted once or more with what is
+known so far, so that a process that is killed loses as little as can be.
+
+    open(Opening) ──► note(Closing, ended=OPEN)* ──► close(Closing)
+          │                                             ▲
+          └── the process dies ── found at the next start ── ended=LOST
+
+The field names of `Opening` and `Closing` are the column names of the table `exchange`: a column is added here and
+in a migration, nowhere else. Times are whole microseconds since the epoch (UTC), `None` where it did not happen.
+Money is whole nano-dollars.
+
+This file knows no database. The drivers (`sqlite`, later `postgres`) are handed to the flow by the process.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+# How an exchange ended (`Closing.ended`).
+OPEN = "open"  # it has not: the exchange runs, or ran when the process died
+FINISHED = "finished"  # the whole answer reached the client
+REFUSED = "refused"  # the upstream answered with an error status, relayed whole
+UPSTREAM_ERROR = "upstream_error"  # a 2xx stream that carried an `error` event
+INCOMPLETE = "incomplete"  # a stream that ended cleanly but without its message_stop
+CLIENT_GONE = "client_gone"  # the client left, or took nothing for too long
+CLIENT_FAULT = "client_fault"  # the request body broke its promise midway: too long, too slow
+UPSTREAM_UNREACHABLE = "upstream_unreachable"
+UPSTREAM_BROKEN = "upstream_broken"
+UPSTREAM_TIMEOUT = "upstream_timeout"
+FAILED = "failed"  # a fault of ours, or a shutdown that could wait no longer
+LOST = "lost"  # the process died while the exchange ran
+
+# How sure the figures of a row are (`Closing.certainty`).
+EXACT = "exact"  # the upstream's final word
+PARTIAL = "partial"  # seen so far: more may have come
+ESTIMATED = "estimated"  # output counted from what was delivered
+UNPRICED = "unpriced"  # the tokens are known, their price is not
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Opening:
+    """What is known of an exchange when it is admitted.
+
+    `id` is a UUID of version 7 as text. `caller` is the stable id of who asks (`key:<sha256 hex>`, `master`,
+    `own:<hash>`, `anonymous`), `caller_alias` its name for people. `tags` keeps order and holds no repetition.
+    """
+
+    id: str
+    accepted_us: int
+    method: str
+    path: str
+    upstream: str
+    model_asked: str | None = None
+    stream: bool | None = None
+    caller: str
+    caller_alias: str | None = None
+    team: str | None = None
+    user: str | None = None
+    customer: str | None = None
+    tags: tuple[str, ...] = ()
+    session: str | None = None
+    client_address: str | None = None
+    user_agent: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Closing:
+    """What an exchange came to. With `ended=OPEN`: what is known of it so far.
+
+    Token counts are as the upstream reports them; `input_tokens` is the uncached part only. `status` is the one
+    that the client saw, tproxy's own faults included. `tap_fault` says why the tap gave up on the content, if it did.
+    """
+
+    id: str
+    ended: str
+    ended_us: int | None = None
+    dialled_us: int | None = None
+    head_us: int | None = None
+    first_content_us: int | None = None
+    last_byte_us: int | None = None
+    status: int | None = None
+    model_served: str | None = None
+    request_id: str | None = None
+    message_id: str | None = None
+    stop_reason: str | None = None
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    cache_read_tokens: int | None = None
+    cache_write_5m_tokens: int | None = None
+    cache_write_1h_tokens: int | None = None
+    thinking_tokens: int | None = None
+    web_searches: int | None = None
+    service_tier: str | None = None
+    speed: str | None = None
+    geo: str | None = None
+    cost_nano: int | None = None
+    cost_input_nano: int | None = None
+    cost_output_nano: int | None = None
+    cost_cache_read_nano: int | None = None
+    cost_cache_write_nano: int | None = None
+    cost_tools_nano: int | None = None
+    price_version: str | None = None
+    certainty: str = PARTIAL
+    bytes_in: int = 0
+    bytes_out: int = 0
+    error_type: str | None = None
+    tap_fault: str | None = None
+
+
+class Ticket(Protocol):
+    """The receipt for an opened row."""
+
+    async def durable(self) -> None:
+        """Return when the row would survive a kill -9 and a power cut.
+
+        Raises:
+            LedgerUnavailable: it could not be written.
+        """
+
+
+class Ledger(Protocol):
+    """The durable record of exchanges, as the flow sees it. None of the sync methods waits or raises."""
+
+    @property
+    def writable(self) -> bool:
+        """False after a write failed and until one succeeds: no exchange should be admitted."""
+
+    def open(self, opening: Opening) -> Ticket:
+        """Queue a new row. Whoever opened a row closes it, also when its ticket said that it could not be written: the
+        exchange is then written whole as soon as that can be done."""
+
+    def note(self, closing: Closing) -> None:
+        """Queue what is known so far (`ended=OPEN`) of an opened row. May be dropped if the ledger lags."""
+
+    def close(self, closing: Closing) -> None:
+        """Queue the end of an opened row. It is kept and tried again until it is written; a second close of the
+        same row is a bug and is refused."""

@@ -1,0 +1,99 @@
+"""The row of one exchange, as SQL. The statements are made from the fields of `Opening` and `Closing`.
+
+Each function is one statement (`close` looks again when its own changed nothing), which SQLite undoes by itself when
+it fails. They begin and end no transaction, and raise `ROW_FAULTS` when this row cannot be written, `sqlite3.Error`
+or anything else when the database cannot.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Callable
+from dataclasses import fields
+from operator import attrgetter
+from typing import Any
+
+from tproxy.store.base import LOST, Closing, Opening
+
+# What one row can be refused for.
+ROW_FAULTS = (
+    sqlite3.IntegrityError,
+    sqlite3.DataError,
+    sqlite3.InterfaceError,
+    sqlite3.ProgrammingError,
+    AttributeError,
+    OverflowError,
+    TypeError,
+    ValueError,
+)
+
+_OPENING = (*(f.name for f in fields(Opening) if f.name != "tags"), "tags")
+_CLOSING = tuple(f.name for f in fields(Closing) if f.name != "id")
+_WHOLE = _OPENING + _CLOSING
+
+
+def _marks(columns: tuple[str, ...]) -> str:
+    return ", ".join("?" * len(columns))
+
+
+# Only names of fields are put into the text of a statement, never a value.
+_INSERT = f"INSERT INTO exchange ({', '.join(_OPENING)}) VALUES ({_marks(_OPENING)})"  # noqa: S608
+_UPDATE = f"UPDATE exchange SET {', '.join(f'{c} = ?' for c in _CLOSING)} WHERE id = ? AND ended = 'open'"  # noqa: S608
+_UPSERT = (
+    f"INSERT INTO exchange ({', '.join(_WHOLE)}) VALUES ({_marks(_WHOLE)}) "  # noqa: S608
+    f"ON CONFLICT (id) DO UPDATE SET {', '.join(f'{c} = excluded.{c}' for c in _CLOSING)} WHERE ended = 'open'"
+)
+_SELECT = f"SELECT {', '.join(_CLOSING)} FROM exchange WHERE id = ?"  # noqa: S608
+
+_closing_values: Callable[[Closing], tuple[Any, ...]] = attrgetter(*_CLOSING)
+_opening_but_tags: Callable[[Opening], tuple[Any, ...]] = attrgetter(*_OPENING[:-1])
+
+
+def _opening_values(opening: Opening) -> tuple[Any, ...]:
+    return (*_opening_but_tags(opening), json.dumps(opening.tags, ensure_ascii=False))
+
+
+def insert(connection: sqlite3.Connection, opening: Opening) -> None:
+    """A new row, `open`."""
+    connection.execute(_INSERT, _opening_values(opening))
+
+
+def note(connection: sqlite3.Connection, closing: Closing) -> None:
+    """What is known so far; no row that runs, no change."""
+    connection.execute(_UPDATE, (*_closing_values(closing), closing.id))
+
+
+def close(connection: sqlite3.Connection, closing: Closing, opening: Opening | None) -> str | None:
+    """The end of a row. With `opening`, the row is written whole where it is not there.
+
+    Returns:
+        Why nothing was written, or None. A row that says the same already is as good as written: a commit that
+        seemed to fail may have succeeded.
+    """
+    values = _closing_values(closing)
+    if opening is None:
+        written = connection.execute(_UPDATE, (*values, closing.id))
+    else:
+        written = connection.execute(_UPSERT, _opening_values(opening) + values)
+    if written.rowcount:
+        return None
+    there = connection.execute(_SELECT, (closing.id,)).fetchone()
+    if there is None:
+        return "its row is not in the ledger"
+    return None if there == values else f"its row has ended as {there[0]}"
+
+
+def close_bare(connection: sqlite3.Connection, closing: Closing) -> None:
+    """The end of a row whose figures cannot be written: those noted before stay."""
+    connection.execute(
+        "UPDATE exchange SET ended = ?, ended_us = ? WHERE id = ? AND ended = 'open'",
+        (closing.ended, closing.ended_us, closing.id),
+    )
+
+
+def recover(connection: sqlite3.Connection, now_us: int) -> int:
+    """Close every row that is open as `lost`, with what was noted of it. Returns how many."""
+    return connection.execute(
+        "UPDATE exchange SET ended = ?, ended_us = ? WHERE ended = 'open'", (LOST, now_us)
+    ).rowcount
