@@ -1,0 +1,154 @@
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+
+import pytest
+
+from tproxy import errors
+from tproxy.errors import Header
+from tproxy.flow.identify import ANONYMOUS, MASTER, Caller, KeyRing
+from tproxy.store.keyfile import Key
+
+NOW_US = 1_800_000_000_000_000
+
+
+def digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def key(text: str, alias: str, **more: object) -> Key:
+    fields: dict[str, object] = {
+        "hash": digest(text),
+        "alias": alias,
+        "models": (),
+        "expires_us": None,
+        "team_id": None,
+        "user_id": None,
+        "tags": (),
+        "metadata": {},
+        "blocked": False,
+    }
+    return Key(**{**fields, **more})  # type: ignore[arg-type]
+
+
+KEYS = [
+    key("sk-good", "good", team_id="t1", user_id="u1", tags=("a",), models=("claude-*",)),
+    key("sk-blocked", "blocked", blocked=True),
+    key("sk-expired", "expired", expires_us=NOW_US),
+    key("sk-soon", "soon", expires_us=NOW_US + 1),
+]
+
+
+def ring(access: str = "keys", api_keys: Sequence[str] = ("sk-ant-real",)) -> KeyRing:
+    return KeyRing(access, digest("sk-master"), {each.hash: each for each in KEYS}, api_keys)
+
+
+GOOD = Caller("key:" + digest("sk-good"), "good", "t1", "u1", ("a",), ("claude-*",))
+
+Headers = list[Header]
+
+
+@pytest.mark.parametrize(
+    ("headers", "caller", "form"),
+    [
+        ([(b"x-api-key", b"sk-good")], GOOD, "x-api-key"),
+        ([(b"Authorization", b"Bearer sk-good")], GOOD, "bearer"),
+        ([(b"authorization", b"bearer  sk-good")], GOOD, "bearer"),
+        ([(b"api-key", b"sk-good")], GOOD, "x-api-key"),
+        ([(b"x-litellm-api-key", b"sk-good")], GOOD, "x-api-key"),
+        ([(b"x-litellm-api-key", b"Bearer sk-good")], GOOD, "x-api-key"),
+        ([(b"x-api-key", b"sk-other"), (b"Authorization", b"Bearer sk-good")], GOOD, "bearer"),
+        ([(b"Authorization", b"Bearer sk-other"), (b"x-litellm-api-key", b"sk-good")], GOOD, "x-api-key"),
+        ([(b"x-api-key", b"sk-master")], MASTER, "x-api-key"),
+    ],
+)
+def test_known_keys(headers: Headers, caller: Caller, form: str) -> None:
+    found, credential = ring().identify(headers, NOW_US)
+    assert found == caller
+    assert (credential.form, credential.value) == (form, b"sk-ant-real")
+
+
+@pytest.mark.parametrize(
+    ("headers", "fault"),
+    [
+        ([], errors.KeyMissing),
+        ([(b"Authorization", b"Basic c2stZ29vZDo=")], errors.KeyMissing),
+        ([(b"x-api-key", b"sk-nobody")], errors.KeyUnknown),
+        ([(b"x-api-key", b"sk-good"), (b"Authorization", b"Bearer sk-nobody")], errors.KeyUnknown),
+        ([(b"x-api-key", b"sk-blocked")], errors.KeyBlocked),
+        ([(b"x-api-key", b"sk-expired")], errors.KeyExpired),
+        ([(b"x-api-key", b"sk-good"), (b"x-api-key", b"sk-nobody")], errors.BadRequest),
+    ],
+)
+def test_who_is_not_let_in(headers: Headers, fault: type[errors.Fault]) -> None:
+    with pytest.raises(fault) as caught:
+        ring().identify(headers, NOW_US)
+    assert b"sk-nobody" not in errors.envelope(caught.value, "id")
+    if fault is not errors.BadRequest:
+        assert (b"x-should-retry", b"false") in caught.value.headers
+
+
+def test_a_key_works_up_to_its_expiry() -> None:
+    assert ring().identify([(b"x-api-key", b"sk-soon")], NOW_US)[0].alias == "soon"
+
+
+@pytest.mark.parametrize("headers", [[], [(b"x-api-key", b"sk-anything")], [(b"Authorization", b"bearer sk-anything")]])
+def test_open_takes_any_key_or_none(headers: Headers) -> None:
+    caller, credential = ring("open").identify(headers, NOW_US)
+    assert caller == ANONYMOUS
+    assert credential.value == b"sk-ant-real"
+
+
+def test_open_still_knows_the_keys_that_it_has() -> None:
+    assert ring("open").identify([(b"x-api-key", b"sk-good")], NOW_US)[0] == GOOD
+
+
+def test_an_oauth_token_is_always_a_bearer_token() -> None:
+    credential = ring(api_keys=["sk-ant-oat01-x"]).identify([(b"x-api-key", b"sk-good")], NOW_US)[1]
+    assert credential.form == "bearer"
+
+
+def test_one_caller_always_gets_the_same_of_several_keys() -> None:
+    several = ring("open", [f"sk-ant-{n}" for n in range(4)])
+    choose: Callable[[bytes], bytes] = lambda name: several.identify([(b"x-api-key", name)], NOW_US)[1].value  # noqa: E731
+    assert len({choose(b"sk-good") for _ in range(5)}) == 1
+
+
+OWN_TOKEN = "sk-ant-api03-mine"
+OWN = Caller("own:" + digest(OWN_TOKEN))
+
+
+@pytest.mark.parametrize(
+    ("headers", "caller", "form"),
+    [
+        ([(b"x-api-key", OWN_TOKEN.encode())], OWN, "x-api-key"),
+        ([(b"Authorization", b"Bearer " + OWN_TOKEN.encode())], OWN, "bearer"),
+        ([(b"x-litellm-api-key", b"sk-good"), (b"Authorization", b"Bearer " + OWN_TOKEN.encode())], GOOD, "bearer"),
+    ],
+)
+def test_own_forwards_the_clients_credential(headers: Headers, caller: Caller, form: str) -> None:
+    found, credential = ring("own", []).identify(headers, NOW_US)
+    assert found == caller
+    assert (credential.form, credential.value) == (form, OWN_TOKEN.encode())
+    assert OWN_TOKEN not in repr(credential)
+
+
+@pytest.mark.parametrize(
+    ("headers", "fault"),
+    [
+        ([], errors.KeyMissing),
+        ([(b"x-litellm-api-key", b"sk-good")], errors.KeyMissing),
+        ([(b"x-api-key", b"sk-good")], errors.KeyMissing),
+        ([(b"Authorization", b"Bearer sk-master")], errors.KeyMissing),
+        ([(b"x-litellm-api-key", b"sk-nobody"), (b"x-api-key", OWN_TOKEN.encode())], errors.KeyUnknown),
+    ],
+    ids=["none", "no own one", "a virtual key", "the master key", "unknown proxy key"],
+)
+def test_own_never_forwards_a_key_of_the_proxy(headers: Headers, fault: type[errors.Fault]) -> None:
+    with pytest.raises(fault):
+        ring("own", []).identify(headers, NOW_US)
+
+
+def test_the_real_keys_do_not_show() -> None:
+    assert "sk-ant-real" not in repr(ring())

@@ -1,0 +1,193 @@
+"""The bytes: the request to the upstream, the answer to the client.
+
+What one read from the upstream brought goes out in one write, at once; then, and only then, the tap gets it. The
+answer's body is never changed, with the one exception that `protocol/batch.py` explains.
+
+A client that leaves does not end this function by itself: the watch beside it moves the deadline of `relaying`
+(to now, or to the end of the drain time), and while the deadline lasts the answer is read on for the tap alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import trio
+
+from tproxy.errors import Header, UpstreamBroken
+from tproxy.flow.course import Course
+from tproxy.flow.route import Passage
+from tproxy.flow.tap import Tap
+from tproxy.protocol import headers as header
+from tproxy.protocol.batch import is_batch_object, rewrite_results_url
+from tproxy.protocol.coding import CodingBroken, CodingOverflow, CodingUnknown, decode
+from tproxy.store.base import Ticket
+from tproxy.wire.outbound import Head
+from tproxy.wire.pool import Body, Pool, Response
+
+Send = Callable[[dict[str, Any]], Awaitable[None]]
+
+# A page of a thousand batches is about a megabyte.
+_MAX_BATCH_PAGE_BYTES = 8 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Outgoing:
+    """The request as the upstream gets it."""
+
+    method: bytes
+    target: bytes
+    headers: Sequence[Header]
+    body: Body
+
+
+class Client:
+    """The side that the answer goes to.
+
+    Args:
+        on_gone: called once, when it is known that the client has left.
+        ids: the headers that name the exchange, put on every answer.
+        pseudonym: this process in Via headers.
+        bases: the upstream's base URL, and the one under which the client knows this proxy, for the batch exception;
+            None if the client did not say.
+
+    Attributes:
+        gone: the client has left; nothing more can be sent.
+        answered: the response head has gone out, so that a fault can no longer be told.
+    """
+
+    def __init__(
+        self,
+        send: Send,
+        on_gone: Callable[[], None],
+        *,
+        ids: Sequence[Header],
+        pseudonym: bytes,
+        bases: tuple[bytes, bytes] | None,
+    ) -> None:
+        self.gone = False
+        self.answered = False
+        self.ids = ids
+        self.pseudonym = pseudonym
+        self.bases = bases
+        self._send = send
+        self._on_gone = on_gone
+
+    def leave(self) -> None:
+        """Note, once, that the client has left."""
+        if not self.gone:
+            self.gone = True
+            self._on_gone()
+
+    async def head(self, status: int, reason: bytes, headers: Sequence[Header]) -> None:
+        """Send the response head."""
+        self.answered = True
+        await self._pass({"type": "http.response.start", "status": status, "reason": reason, "headers": headers})
+
+    async def body(self, piece: bytes, *, more: bool) -> bool:
+        """Send a piece of the body, or its end. Whether it was sent: a client may leave as soon as it has all."""
+        return await self._pass({"type": "http.response.body", "body": piece, "more_body": more})
+
+    async def _pass(self, message: dict[str, Any]) -> bool:
+        if self.gone:
+            return False
+        try:
+            await self._send(message)
+        except OSError:
+            self.leave()
+            return False
+        return True
+
+
+async def forward(pool: Pool, outgoing: Outgoing, ticket: Ticket, client: Client, tap: Tap, course: Course) -> None:
+    """Ask the upstream and relay what it says.
+
+    Raises:
+        UpstreamFault: before the head it can be answered; after it, the answer must be cut.
+        LedgerUnavailable: the exchange could not be recorded; no byte of the answer has been sent.
+        ClientFault, ClientGone: from a request body that is being passed on.
+    """
+    clock = course.clock
+    course.dialled_us = clock()
+    async with pool.exchange(outgoing.method, outgoing.target, outgoing.headers, outgoing.body) as response:
+        head = response.head
+        course.head_us = clock()
+        course.request_id = _text(header.get(head.headers, b"request-id"))
+        tap.begin(head.status, head.headers)
+        headers = header.downstream_headers(
+            head.headers, via=header.via(head.http_version, client.pseudonym), extra=client.ids
+        )
+        await ticket.durable()
+        course.status = head.status
+        if client.bases is not None and _leads_past_us(course.passage, head):
+            await _relay_batch(response, headers, client, course, client.bases)
+        else:
+            await client.head(head.status, head.reason, headers)
+            await _relay(response, client, tap, course)
+        await client.body(b"", more=False)
+    course.whole = course.whole or not client.gone
+
+
+async def _relay(response: Response, client: Client, tap: Tap, course: Course) -> None:
+    """Relay the body as it comes."""
+    clock = course.clock
+    length = header.get(response.head.headers, b"content-length")
+    expected = int(length) if length is not None else None
+    while chunk := await response.receive():
+        await client.body(chunk, more=True)
+        now_us = clock()
+        tap.feed(chunk, now_us)
+        course.last_byte_us = now_us
+        if client.gone:
+            course.missed = True
+        else:
+            course.bytes_out += len(chunk)
+            course.whole = course.bytes_out == expected
+
+
+def _leads_past_us(passage: Passage, head: Head) -> bool:
+    return head.status == 200 and is_batch_object(passage.method, passage.path)
+
+
+async def _relay_batch(
+    response: Response, headers: list[Header], client: Client, course: Course, bases: tuple[bytes, bytes]
+) -> None:
+    """Relay a batch object with the host of its `results_url` made ours; see `protocol/batch.py`.
+
+    A coded body goes out decoded: a changed one cannot keep its coding. What cannot be decoded goes as it came.
+    """
+    pieces: list[bytes] = []
+    length = 0
+    while chunk := await response.receive():
+        pieces.append(chunk)
+        length += len(chunk)
+        if length > _MAX_BATCH_PAGE_BYTES:
+            raise UpstreamBroken(f"The upstream's batch page is larger than {_MAX_BATCH_PAGE_BYTES} bytes.")
+    body = b"".join(pieces)
+    encoding = header.get(headers, b"content-encoding")
+    try:
+        plain = decode(body, encoding, max_output=_MAX_BATCH_PAGE_BYTES) if encoding else body
+    except (CodingUnknown, CodingBroken, CodingOverflow):
+        plain = body
+    changed = rewrite_results_url(plain, *bases)
+    if changed != plain:
+        body = changed
+        headers = [h for h in headers if h[0].lower() not in (b"content-length", b"content-encoding")]
+        headers.append((b"content-length", str(len(body)).encode()))
+    await client.head(response.head.status, response.head.reason, headers)
+    if body and await client.body(body, more=True):
+        course.last_byte_us = course.clock()
+        course.bytes_out += 0 if client.gone else len(body)
+
+
+def _text(value: bytes | None) -> str | None:
+    return value.decode("latin-1")[:256] if value is not None else None
+
+
+async def watch(receive: Callable[[], Awaitable[dict[str, Any]]], whole: trio.Event, client: Client) -> None:
+    """See the client leave. Starts when the request body is whole: until then, its reader sees it."""
+    await whole.wait()
+    while (await receive())["type"] != "http.disconnect":
+        pass
+    client.leave()

@@ -1,0 +1,126 @@
+"""Who asks, and with which real credential the upstream is asked.
+
+| access | who is let in | upstream credential |
+|---|---|---|
+| `keys` | the master key, and the keys of the key file | one of `api_keys` |
+| `open` | everybody (loopback only) | one of `api_keys` |
+| `own` | whoever brings an Anthropic credential | that credential |
+
+Keys are found by the SHA-256 of their whole text; the text itself is kept nowhere. A client's own credential leaves
+this file only inside a `Credential`, whose repr is masked, and only in access mode `own`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from tproxy.errors import Header, KeyBlocked, KeyExpired, KeyMissing, KeyUnknown
+from tproxy.protocol.headers import Credential, anthropic_token, deciding_credential
+from tproxy.store.keyfile import Key
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who asks.
+
+    `id` is what the ledger keeps: `key:<sha256 hex>`, `master`, `own:<sha256 hex>` or `anonymous`. An empty
+    `models` allows every model.
+    """
+
+    id: str
+    alias: str | None = None
+    team: str | None = None
+    user: str | None = None
+    tags: tuple[str, ...] = ()
+    models: tuple[str, ...] = ()
+
+
+MASTER = Caller("master", alias="master")
+ANONYMOUS = Caller("anonymous")
+
+
+@dataclass(frozen=True, slots=True)
+class KeyRing:
+    """What the proxy lets in, and what it asks the upstream with.
+
+    Args:
+        access: `keys`, `open` or `own`.
+        master: SHA-256 hex of the master key, or None.
+        keys: virtual keys by the SHA-256 hex of their text.
+        api_keys: real Anthropic keys; empty only with `own`.
+    """
+
+    access: str
+    master: str | None
+    keys: Mapping[str, Key]
+    api_keys: Sequence[str] = field(repr=False)
+
+    def identify(self, headers: Sequence[Header], now_us: int) -> tuple[Caller, Credential]:
+        """Tell the caller and the credential to send upstream.
+
+        Raises:
+            BadRequest: contradicting credentials.
+            KeyMissing, KeyUnknown, KeyExpired, KeyBlocked: not let in.
+        """
+        deciding = deciding_credential(headers)
+        caller = self._known(deciding[1], now_us) if deciding else None
+        if self.access == "own":
+            return self._own(headers, caller, by_proxy_key=bool(deciding and deciding[0] == b"x-litellm-api-key"))
+        if caller is None:
+            if self.access == "keys":
+                raise self._refusal(deciding)
+            caller = ANONYMOUS
+        return caller, self._credential(caller, deciding[0] if deciding else b"")
+
+    def _known(self, presented: bytes, now_us: int) -> Caller | None:
+        digest = hashlib.sha256(presented).hexdigest()
+        if self.master is not None and hmac.compare_digest(digest, self.master):
+            return MASTER
+        key = self.keys.get(digest)
+        if key is None:
+            return None
+        if key.blocked:
+            raise KeyBlocked(f"The key {key.alias!r} is blocked. Ask whoever runs this proxy.")
+        if key.expires_us is not None and key.expires_us <= now_us:
+            raise KeyExpired(f"The key {key.alias!r} has expired. Ask whoever runs this proxy for a new one.")
+        return Caller("key:" + digest, key.alias, key.team_id, key.user_id, key.tags, key.models)
+
+    def _own(
+        self, headers: Sequence[Header], caller: Caller | None, *, by_proxy_key: bool
+    ) -> tuple[Caller, Credential]:
+        if by_proxy_key and caller is None:
+            raise KeyUnknown("The key in x-litellm-api-key is not known to this proxy.")
+        token = anthropic_token(headers)
+        if token is None or self._is_ours(token.value):
+            raise KeyMissing(
+                "This proxy forwards your own Anthropic credential, and the request has none. "
+                "Send it as x-api-key or as Authorization: Bearer."
+            )
+        if caller is None:
+            caller = Caller("own:" + hashlib.sha256(token.value).hexdigest())
+        return caller, token
+
+    def _is_ours(self, value: bytes) -> bool:
+        digest = hashlib.sha256(value).hexdigest()
+        return digest in self.keys or (self.master is not None and hmac.compare_digest(digest, self.master))
+
+    def _credential(self, caller: Caller, presented_in: bytes) -> Credential:
+        # One caller always gets the same key: its files, batches and threads live in that key's workspace.
+        choice = int.from_bytes(hashlib.sha256(caller.id.encode()).digest()[:8], "big") % len(self.api_keys)
+        key = self.api_keys[choice]
+        # As the caller would have sent it: newer SDKs as a bearer token, older ones as x-api-key. An OAuth token
+        # is a bearer token only.
+        bearer = presented_in == b"authorization" or key.startswith("sk-ant-oat")
+        return Credential("bearer" if bearer else "x-api-key", key.encode())
+
+    @staticmethod
+    def _refusal(deciding: tuple[bytes, bytes] | None) -> KeyMissing | KeyUnknown:
+        if deciding is None or not deciding[1]:
+            return KeyMissing(
+                "The request has no key. Send one of this proxy's keys as Authorization: Bearer, as x-api-key "
+                "or as x-litellm-api-key."
+            )
+        return KeyUnknown(f"The key in {deciding[0].decode()} is not known to this proxy.")

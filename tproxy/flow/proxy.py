@@ -1,0 +1,69 @@
+"""The ASGI application: what every request meets first, and what every refusal is answered with.
+
+A request is routed on the bytes of its target as they came. What is not the upstream's is handed to the management
+side. A fault that is raised before the exchange is admitted is answered here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+
+import structlog
+
+from tproxy.errors import ClientGone, Fault, Header, envelope
+from tproxy.flow.admit import new_id
+from tproxy.flow.body import Receive
+from tproxy.flow.exchange import Exchange, Services, json_head
+from tproxy.flow.forward import Send
+from tproxy.flow.request import Request, Scope
+from tproxy.flow.route import Manage, Passage, Probe, route
+from tproxy.protocol import headers as header
+from tproxy.protocol.target import parse_target
+
+ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+log = structlog.get_logger("tproxy.exchange")
+
+
+class Proxy:
+    """The ASGI application. Paths that are not the upstream's go to `manage`."""
+
+    def __init__(self, services: Services, manage: ASGIApp) -> None:
+        self.services = services
+        self._manage = manage
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request (scope type `http`)."""
+        services, request = self.services, Request.of(scope)
+        accepted_us = services.clock()
+        id = new_id(accepted_us)
+        ids = ((b"x-tproxy-id", id.encode()), (b"x-litellm-call-id", id.encode()))
+        try:
+            target = parse_target(request.target, header.get(request.headers, b"host"))
+            where = route(request.method, target)
+            if isinstance(where, Passage):
+                await Exchange(services, request, where, id, ids, accepted_us).run(receive, send)
+            elif isinstance(where, Probe):
+                await _answer(send, 200, b"", ids)
+            elif isinstance(where, Manage):
+                await self._manage(scope, receive, send)
+        except Fault as fault:
+            log.info(
+                "refused",
+                id=id,
+                method=request.method,
+                status=fault.status,
+                code=fault.code,
+                why=fault.message,
+            )
+            await _answer(send, fault.status, envelope(fault, id), (*ids, *fault.headers))
+        except ClientGone:
+            log.info("client_gone", id=id, method=request.method)
+
+
+async def _answer(send: Send, status: int, body: bytes, more: Sequence[Header]) -> None:
+    try:
+        await send({"type": "http.response.start", "status": status, "headers": json_head(body, more)})
+        await send({"type": "http.response.body", "body": body, "more_body": False})
+    except OSError:
+        pass  # nobody is left to be told
