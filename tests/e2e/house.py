@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +91,7 @@ async def open_house(folder: Path, *, upstream_url: str | None = None, **config:
     async with trio.open_nursery() as nursery:
         sandbox = None
         if upstream_url is None:
-            sandbox = await nursery.start(_sandbox)
+            sandbox = await nursery.start(partial(serve_sandbox, keys=[REAL_KEY]))
             upstream_url = sandbox.url
         file = folder / "config.toml"
         file.write_text(config_text(upstream_url, **config))
@@ -114,7 +115,3 @@ async def open_house_before(
         open_house(folder, upstream_url=f"http://{upstream.origin}{path}", **config) as house,
     ):
         yield house, upstream
-
-
-async def _sandbox(task_status: trio.TaskStatus[Sandbox]) -> None:
-    await serve_sandbox("127.0.0.1:0", keys=[REAL_KEY], task_status=task_status)

@@ -11,7 +11,7 @@ import struct
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 import trio
 
@@ -28,8 +28,8 @@ def body(stream: bool = True) -> bytes:
 
 async def post(
     house: House, script: str, *, stream: bool = True, path: str = "/anthropic/v1/messages"
-) -> httpx.Response:
-    async with httpx.AsyncClient(timeout=20) as client:
+) -> httpx2.Response:
+    async with httpx2.AsyncClient(timeout=20) as client:
         headers = {"x-api-key": "sk-anything", "x-sandbox": script, "content-type": "application/json"}
         return await client.post(house.url + path, content=body(stream), headers=headers)
 
@@ -54,7 +54,7 @@ def served(house: House) -> Any:
 )
 async def test_a_break_midway_is_a_broken_end(tmp_path: Path, script: str, ended: str) -> None:
     async with open_house(tmp_path, tables="[tproxy.timeouts]\nidle = 0.3") as house:
-        with pytest.raises(httpx.RemoteProtocolError):
+        with pytest.raises(httpx2.RemoteProtocolError):
             await post(house, script)
         [row] = await house.rows(1)
         assert (row["ended"], row["status"]) == (ended, 200)
@@ -161,7 +161,7 @@ async def test_a_client_that_leaves_frees_the_upstream_within_a_second(tmp_path:
 
 async def test_a_cut_stream_is_billed_close_to_what_was_delivered(tmp_path: Path) -> None:
     async with open_house(tmp_path) as house:
-        with pytest.raises(httpx.RemoteProtocolError):
+        with pytest.raises(httpx2.RemoteProtocolError):
             await post(house, "tokens=1500; cut_after=500")
         [row] = await house.rows(1)
         delivered = served(house).output_delivered
@@ -199,7 +199,7 @@ async def test_a_client_that_takes_nothing_is_let_go(tmp_path: Path) -> None:
 
 
 async def test_an_early_refusal_reaches_a_client_that_is_still_sending(tmp_path: Path) -> None:
-    async with open_house(tmp_path) as house, httpx.AsyncClient(timeout=20) as client:
+    async with open_house(tmp_path) as house, httpx2.AsyncClient(timeout=20) as client:
         headers = {"x-api-key": "k", "x-sandbox": "early_answer=413"}
         answer = await client.post(house.url + "/v1/files", content=bytes(8_000_000), headers=headers)
         assert answer.status_code == 413
@@ -230,7 +230,7 @@ async def test_connections_are_used_again_and_stale_ones_are_not(tmp_path: Path)
 
 
 async def test_nothing_hangs_while_draining(tmp_path: Path) -> None:
-    async with open_house(tmp_path) as house, httpx.AsyncClient(timeout=20) as client:
+    async with open_house(tmp_path) as house, httpx2.AsyncClient(timeout=20) as client:
         assert (await client.get(house.url + "/health/readiness")).status_code == 200
         async with client.stream(
             "POST", house.url + "/v1/messages", content=body(), headers={"x-sandbox": "tokens=50; per=1; tps=100"}
