@@ -93,7 +93,10 @@ async def test_deadline_of_writing(tls: ssl.SSLContext | None, clock: trio.testi
         assert trio.current_time() - before == 5
 
 
-async def test_deadline_of_writing_is_nothing_to_an_answer(clock: trio.testing.MockClock) -> None:
+@KINDS
+async def test_deadline_of_writing_is_nothing_to_an_answer(
+    tls: ssl.SSLContext | None, clock: trio.testing.MockClock
+) -> None:
     """The upstream takes no more of the request, and is still saying why."""
 
     async def explains(line: Line) -> None:
@@ -105,7 +108,7 @@ async def test_deadline_of_writing_is_nothing_to_an_answer(clock: trio.testing.M
         await line.done.wait()
         await line.wait_gone()
 
-    async with peer(explains) as upstream, pool_to(upstream) as pool:
+    async with peer(explains, tls=tls) as upstream, pool_to(upstream) as pool:
         assert await fetch(pool, BIG) == (b"xxx", False)
         assert counts(pool) == (0, 0, 0)
 

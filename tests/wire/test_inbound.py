@@ -68,6 +68,19 @@ async def test_the_scope() -> None:
         ]
 
 
+async def test_each_request_has_a_state_of_its_own() -> None:
+    async def app(scope: Message, receive: Receive, send: Send) -> None:
+        assert scope["state"] == {}
+        scope["state"]["left"] = "over"
+        await ok(scope, receive, send)
+
+    async with serving(app) as server:
+        client = await server.connect()
+        for _ in range(2):
+            await client.send(GET)
+            assert (await client.answer()).status == 200
+
+
 async def test_a_request_is_the_same_however_it_is_cut() -> None:
     seen: list[tuple[Any, bytes]] = []
 

@@ -101,6 +101,21 @@ async def test_the_body_is_asked_for_when_it_is_wanted(
             assert await client.rest() in (b"ok", b"")
 
 
+async def test_no_100_after_the_answer_has_begun() -> None:
+    async def app(scope: Message, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"Content-Length", b"4")]})
+        await send({"type": "http.response.body", "body": await body_of(receive)})
+
+    async with serving(app) as server:
+        client = await server.connect()
+        await client.send(b"POST / HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 4\r\n\r\n")
+        await settle()
+        await client.send(b"body")
+        wire = await client.rest()
+        assert wire.startswith(b"HTTP/1.1 200 OK\r\n")
+        assert wire.endswith(b"\r\n\r\nbody")
+
+
 async def test_no_100_where_the_body_has_come_already() -> None:
     async with serving(ok) as server:
         client = await server.connect()

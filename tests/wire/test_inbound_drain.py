@@ -39,17 +39,22 @@ async def test_idle_connections_close_at_once() -> None:
 
 
 @pytest.mark.usefixtures("mock_clock")
-@pytest.mark.parametrize("counted", [True, False], ids=["counted", "chunked"])
+@pytest.mark.parametrize("how", ["counted", "chunked", "begun"])
 @pytest.mark.parametrize("pipelined", [b"", GET])
-async def test_a_running_exchange_is_finished_and_no_other_begun(counted: bool, pipelined: bytes) -> None:
+async def test_a_running_exchange_is_finished_and_no_other_begun(how: str, pipelined: bytes) -> None:
     go_on = trio.Event()
     served = 0
 
     async def app(scope: Message, receive: Receive, send: Send) -> None:
         nonlocal served
         served += 1
+        if how == "begun":
+            await send(START)
         await go_on.wait()
-        await answer_with(send, headers=None if counted else [])
+        if how == "begun":
+            await send({"type": "http.response.body", "body": b"ok"})
+        else:
+            await answer_with(send, headers=None if how == "counted" else [])
 
     async with serving(app, graceful_timeout=600) as server:
         client = await server.connect()
@@ -63,7 +68,7 @@ async def test_a_running_exchange_is_finished_and_no_other_begun(counted: bool, 
         go_on.set()
         answer = await client.answer()
         assert answer.body == b"ok"
-        assert answer.headers.get("connection") == ("close" if counted else None)
+        assert answer.headers.get("connection") == ("close" if how == "counted" else None)
         assert await client.rest() == b""
         client.close()
         await server.stopped.wait()

@@ -10,6 +10,7 @@ import pytest
 import trio
 
 from tests.wire.serving import GET, App, Message, Receive, Send, answer_with, body_of, ok, serving, settle
+from tproxy.wire.asgi import READ_AHEAD
 
 START = {"type": "http.response.start", "status": 200}
 PART = {"type": "http.response.body", "body": b"part", "more_body": True}
@@ -127,13 +128,15 @@ async def test_a_failure_after_the_head_is_a_cut(
 
 async def test_a_cut_lets_through_what_was_sent_before_it() -> None:
     async def app(scope: Message, receive: Receive, send: Send) -> None:
+        await settle()
         await send(START)
         await send(PART)
 
     async with serving(app) as server:
         client = await server.connect()
-        # Closing over this unread request would have the kernel send RST, and drop what is on its way.
-        await client.send(GET + GET)
+        # Closing over what is unread of this would have the kernel send RST, and drop what is on its way.
+        await client.send(GET + bytes(READ_AHEAD + 5000))
+        await settle()
         assert (await client.rest()).endswith(b"\r\n\r\n4\r\npart\r\n")
 
 

@@ -105,6 +105,24 @@ async def test_in_the_body(asks: bool, sent: bytes, way: str, mock_clock: trio.t
         await noticed.wait()
 
 
+async def test_an_application_may_let_the_error_pass() -> None:
+    async def app(scope: Message, receive: Receive, send: Send) -> None:
+        assert await receive() == {"type": "http.request", "body": b"", "more_body": False}
+        assert await receive() == {"type": "http.disconnect"}
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(send, START)
+            await trio.sleep_forever()
+
+    async with serving(app) as server:
+        before = open_files()
+        client = await server.connect()
+        await client.send(GET)
+        await settle()
+        client.close()
+        await settle()
+        assert open_files() == before
+
+
 async def test_in_a_write_that_waits_for_the_client() -> None:
     noticed = trio.Event()
 

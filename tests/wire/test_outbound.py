@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import h11
@@ -12,9 +13,9 @@ import pytest
 import trio
 
 from tests.cuts import every_cut
-from tests.wire.peer import OK, Line, Peer, answers, close, peer
+from tests.wire.peer import CA, OK, Line, Peer, answers, close, hang_up, peer, server_context
 from tproxy.errors import BadRequest, UpstreamBroken
-from tproxy.wire.dial import dial
+from tproxy.wire.dial import dial, tls_context
 from tproxy.wire.outbound import Connection, Head, NothingSent, State
 
 HOST = (b"Host", b"api.test")
@@ -320,6 +321,20 @@ async def test_no_rest_for_a_dead_connection() -> None:
         await ask(connection)
         await upstream.lines[0].done.wait()
         assert not connection.rest()
+
+
+async def test_sending_on_when_the_reader_found_tls_broken(tmp_path: Path) -> None:
+    CA.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    async with peer(hang_up, tls=server_context()) as upstream:
+        link = await dial("127.0.0.1", upstream.origin.port, tls_context(tmp_path / "ca.pem"), connect=5, write=5)
+        connection = Connection(link, name="api.test:443", max_head_bytes=8192, max_headers=32)
+        request = h11.Request(method=b"POST", target=b"/", headers=[HOST, (b"Transfer-Encoding", b"chunked")])
+        await connection.start(request, None)
+        with pytest.raises(UpstreamBroken, match="cut the connection"):
+            await connection.receive_head()
+        await connection.send(b"piece")
+        assert connection.deaf
+        connection.close()
 
 
 async def test_nothing_is_read_from_a_closed_connection() -> None:

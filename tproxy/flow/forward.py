@@ -125,8 +125,8 @@ async def forward(pool: Pool, outgoing: Outgoing, ticket: Ticket, client: Client
         else:
             await client.head(head.status, head.reason, headers)
             await _relay(response, client, tap, course)
-        await client.body(b"", more=False)
-    course.whole = course.whole or not client.gone
+        # Not `client.gone`: whoever has the end of an answer may have left before this line is reached.
+        course.whole = await client.body(b"", more=False) or course.whole
 
 
 async def _relay(response: Response, client: Client, tap: Tap, course: Course) -> None:
@@ -135,15 +135,15 @@ async def _relay(response: Response, client: Client, tap: Tap, course: Course) -
     length = header.get(response.head.headers, b"content-length")
     expected = int(length) if length is not None else None
     while chunk := await response.receive():
-        await client.body(chunk, more=True)
+        sent = await client.body(chunk, more=True)
         now_us = clock()
         tap.feed(chunk, now_us)
         course.last_byte_us = now_us
-        if client.gone:
-            course.missed = True
-        else:
+        if sent:
             course.bytes_out += len(chunk)
             course.whole = course.bytes_out == expected
+        else:
+            course.missed = True
 
 
 def _leads_past_us(passage: Passage, head: Head) -> bool:
@@ -178,7 +178,7 @@ async def _relay_batch(
     await client.head(response.head.status, response.head.reason, headers)
     if body and await client.body(body, more=True):
         course.last_byte_us = course.clock()
-        course.bytes_out += 0 if client.gone else len(body)
+        course.bytes_out += len(body)
 
 
 def _text(value: bytes | None) -> str | None:

@@ -78,7 +78,8 @@ def _ended(course: Course, outcome: Outcome) -> str:
     if course.broken is not None:
         return course.broken
     # Clients close as soon as they have what they want: what was sent before that is not missing to them.
-    if not course.whole and (course.missed or not outcome.stopped):
+    last_word = outcome.stopped or outcome.error_type is not None  # no event follows either
+    if not course.whole and (course.missed or not last_word):
         return base.CLIENT_GONE if course.client_gone else base.FAILED
     if course.status is not None and course.status >= 400:
         return base.REFUSED

@@ -25,11 +25,10 @@ import select
 import socket
 import ssl
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import trio
 import truststore
@@ -56,46 +55,51 @@ _BUNDLES = [
 
 
 class Tcp(trio.abc.Stream):
-    """A connected socket as a trio stream that counts what the kernel took.
+    """A connected socket as a trio stream, different from trio.SocketStream in how it sends.
 
-    Unlike with trio.SocketStream, the deadline of a write is one of progress: a slow peer may take as long as it
-    likes for a large piece, one that takes nothing for `write` seconds ends the write with `trio.TooSlowError`.
+    - It counts what the kernel took.
+    - The deadline is one of progress: a slow peer may take as long as it likes for a large piece, one that takes
+      nothing for `write` seconds is done with.
+    - A write that fails is not raised but noted in `deaf`, and all later ones do nothing. The peer may have left an
+      answer before it stopped reading, and an SSLStream whose transport raised once does not read any more.
     """
 
     def __init__(self, sock: trio.socket.SocketType, write: float) -> None:
         self.socket = sock
         self.sent = 0
+        self.deaf: Literal["", "broken", "stalled"] = ""
         self._write = write
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        await trio.lowlevel.checkpoint_if_cancelled()
         rest = memoryview(data)
-        while True:
-            with trio.fail_after(self._write), _stream_errors():
-                taken = await self.socket.send(rest)
+        while not self.deaf:
+            try:
+                with trio.fail_after(self._write):
+                    taken = await self.socket.send(rest)
+            except OSError:
+                self.deaf = "broken"
+                return
+            except trio.TooSlowError:
+                self.deaf = "stalled"
+                return
             self.sent += taken
             rest = rest[taken:]
             if not rest:
                 return
 
     async def wait_send_all_might_not_block(self) -> None:
-        with _stream_errors():
-            await trio.lowlevel.wait_writable(self.socket)
+        await trio.lowlevel.wait_writable(self.socket)
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
-        with _stream_errors():
+        try:
             return await self.socket.recv(max_bytes or READ_BYTES)
+        except OSError as exc:
+            raise trio.BrokenResourceError(f"socket connection broken: {exc}") from exc
 
     async def aclose(self) -> None:
         self.socket.close()
         await trio.lowlevel.checkpoint()
-
-
-@contextmanager
-def _stream_errors() -> Iterator[None]:
-    try:
-        yield
-    except OSError as exc:
-        raise trio.BrokenResourceError(f"socket connection broken: {exc}") from exc
 
 
 class _Records:
@@ -185,9 +189,10 @@ def tls_context(ca_file: Path | None) -> ssl.SSLContext:
     else:
         context = ssl.create_default_context(cafile=ca_file)
         paths = ssl.get_default_verify_paths()
-        if ca_file is None and not (paths.cafile or paths.capath):
-            bundle = next((name for name in _BUNDLES if Path(name).is_file()), None)
-            context.load_verify_locations(bundle) if bundle else None
+        named = os.environ.keys() & {paths.openssl_cafile_env, paths.openssl_capath_env}
+        if not (ca_file or named or paths.cafile or paths.capath):
+            for bundle in filter(os.path.isfile, _BUNDLES):
+                context.load_verify_locations(bundle)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_alpn_protocols(["http/1.1"])
     return context
@@ -228,7 +233,7 @@ async def dial(
             stream = trio.SSLStream(tcp, cast(ssl.SSLContext, records), server_hostname=host)
             await stream.do_handshake()
             return Link(stream, tcp, records)
-        except (trio.BrokenResourceError, trio.TooSlowError) as exc:
+        except trio.BrokenResourceError as exc:
             sock.close()
             raise UpstreamUnreachable(_tls_failure(name, exc.__cause__)) from exc
         except BaseException:

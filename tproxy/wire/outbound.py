@@ -180,8 +180,6 @@ class Connection:
         try:
             with trio.move_on_after(POLITE_CLOSE):
                 await self._link.stream.aclose()
-        except trio.BrokenResourceError:
-            pass  # the peer was first
         finally:
             self.close()
 
@@ -215,11 +213,11 @@ class Connection:
         try:
             await self._link.stream.send_all(data)
         except trio.BrokenResourceError:
+            self.deaf = True  # the reader has found TLS broken, and will tell
+        if self._link.tcp.deaf:
             self.deaf = True
-        except trio.TooSlowError:
-            self.deaf = True
-            if not self.answered:
-                raise UpstreamTimeout(f"{self._name} stopped taking the request") from None
+            if self._link.tcp.deaf == "stalled" and not self.answered:
+                raise UpstreamTimeout(f"{self._name} stopped taking the request")
 
     def _encode(self, event: h11.Event) -> bytes:
         try:

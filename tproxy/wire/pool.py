@@ -61,7 +61,7 @@ class Origin:
             raise ValueError("an origin starts with http:// or https://")
         if not parts.hostname or not parts.hostname.isascii():
             raise ValueError("an origin names a host, in ASCII")
-        if parts.path not in ("", "/") or "?" in url or "#" in url or "@" in parts.netloc:
+        if parts.path not in ("", "/") or "?" in url or "#" in url or "@" in parts.netloc or parts.port == 0:
             raise ValueError("an origin has a scheme, a host and a port, and nothing else")
         return cls(parts.scheme, parts.hostname, parts.port or (443 if parts.scheme == "https" else 80))
 
@@ -218,7 +218,10 @@ class Pool:
             self._leave(connection, clean=response is not None and response.complete)
 
     async def aclose(self) -> None:
-        """Close idle connections now, and those in use when their exchanges end."""
+        """Close idle connections now, and those in use when their exchanges end.
+
+        Exchanges may still come, from whoever took hold of the pool before; each dials a connection of its own.
+        """
         self._closed = True
         idle, self._idle = self._idle, deque()
         try:
@@ -252,8 +255,6 @@ class Pool:
     async def _enter(self) -> tuple[Connection | None, list[Connection]]:
         """Returns holding a place, which `_leave` gives back."""
         await trio.lowlevel.checkpoint_if_cancelled()
-        if self._closed:
-            raise trio.ClosedResourceError("the pool is closed")
         choice, retired = self._assign(trio.current_time(), placed=False)
         if choice is Act.WAIT:
             with trio.move_on_after(self.bounds.queue) as queue:
