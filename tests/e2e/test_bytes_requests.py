@@ -162,6 +162,17 @@ async def test_five_megabytes_stream_through(tmp_path: Path) -> None:
     assert ledger["bytes_in"] == len(NOISE)
 
 
+@pytest.mark.parametrize("target", ["/v1/files", "/v1/messages"])
+async def test_an_answer_without_a_length_to_a_large_body_is_finished(target: str, tmp_path: Path) -> None:
+    """When it has all of the answer, a client may leave; so it does not matter that the connection then ends."""
+    said = b"HTTP/1.1 200 OK\r\ncontent-type: x/y\r\ntransfer-encoding: chunked\r\n\r\n" + chunked(ODD, 20)
+    async with open_house_before(tmp_path, answers(said)) as (house, _):
+        answer = await ask(house.address, post(target, NOISE[:200_000]))
+        row = await house.row(answer.id)
+    assert answer.body == ODD
+    assert (row["ended"], row["bytes_out"]) == ("finished", len(ODD))
+
+
 TARGETS = [
     "/v1/messages?beta=true",
     "/v1/models?",

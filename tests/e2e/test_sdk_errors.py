@@ -13,7 +13,7 @@ import trio
 from tests.e2e.house import open_house, open_house_before
 from tests.e2e.sdk import HELLO, both, call, client
 from tests.e2e.test_secrets import LIMITED, SETTINGS, VIRTUAL, write_keys
-from tests.wire.peer import close
+from tests.wire.peer import Line, close
 from tproxy.sandbox.errors import HTML_413
 
 ASKED: dict[str, Any] = {"model": "claude-haiku-4-5", "max_tokens": 60, "messages": HELLO}
@@ -166,6 +166,26 @@ async def test_an_error_event_in_a_stream(tmp_path: Path) -> None:
     assert (row["ended"], row["error_type"]) == ("upstream_error", "overloaded_error")
     assert row["certainty"] == "estimated"
     assert row["cost_nano"] > 0
+
+
+async def test_a_client_that_leaves_on_an_error_event_does_not_hide_it(tmp_path: Path) -> None:
+    """The SDK does so: it raises at the event, and does not wait for the end of the answer."""
+    events = (
+        b'event: message_start\ndata: {"type":"message_start","message":{"id":"m","usage":{"input_tokens":1}}}\n\n'
+        b'event: error\ndata: {"type":"error","error":{"type":"overloaded_error","message":"Overloaded"}}\n\n'
+    )
+    head = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
+
+    async def without_end(line: Line) -> None:
+        await line.request()
+        await line.send(head, b"%x\r\n%b\r\n" % (len(events), events))
+        await line.wait_gone()
+
+    async with open_house_before(tmp_path, without_end) as (house, _):
+        id, _, error = await call(house.url, lambda sdk: stream(sdk, ""))
+        row = await house.row(id)
+    assert isinstance(error, anthropic.APIStatusError)
+    assert (row["ended"], row["error_type"]) == ("upstream_error", "overloaded_error")
 
 
 @pytest.mark.parametrize("script", ["cut_after=12", "reset_after=12", "reset_after=12 framing=close coding=gzip"])

@@ -36,12 +36,18 @@ class Spy:
     async def durable(self) -> None: ...
 
 
-def let_in(ledger: Spy, headers: list[Header], facts: RequestFacts | None = FACTS, caller: Caller = CALLER) -> Opening:
+def let_in(
+    ledger: Spy,
+    headers: list[Header],
+    facts: RequestFacts | None = FACTS,
+    caller: Caller = CALLER,
+    passage: Passage = MESSAGES,
+) -> Opening:
     admit(
         ledger,
         id="id",
         accepted_us=5,
-        passage=MESSAGES,
+        passage=passage,
         upstream="https://api",
         caller=caller,
         facts=facts,
@@ -154,3 +160,25 @@ def test_a_key_for_certain_models_must_say_clearly_which() -> None:
     unclear = read_request(b'{"model":"claude-haiku-4-5","model":"claude-opus-5","max_tokens":1,"messages":[]}')
     with pytest.raises(errors.ModelNotAllowed):
         let_in(Spy(), [], unclear, replace(CALLER, models=("claude-haiku-*",)))
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "allowed"),
+    [
+        ("POST", b"/v1/messages", True),
+        ("POST", b"/v1/messages/count_tokens", True),
+        ("GET", b"/v1/models", True),
+        ("POST", b"/v1/files", True),
+        ("POST", b"/v1/messages/batches", False),
+        ("POST", b"/v1/sessions", False),
+    ],
+)
+def test_a_key_for_certain_models_may_not_run_what_cannot_be_read(method: str, path: bytes, allowed: bool) -> None:
+    """A batch names a model in each of its requests; a top-level one says nothing about them."""
+    passage = Passage(method, b"", path, None)
+    caller = replace(CALLER, models=("claude-opus-5",))
+    if allowed:
+        let_in(Spy(), [], FACTS, caller, passage)
+    else:
+        with pytest.raises(errors.ModelNotAllowed):
+            let_in(Spy(), [], FACTS, caller, passage)

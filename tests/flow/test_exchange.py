@@ -67,6 +67,17 @@ async def test_one_read_is_one_write() -> None:
         assert [m["body"] for m in asked.sent[1:]] == [EVENTS[0] + EVENTS[1], *EVENTS[2:], b""]
 
 
+@pytest.mark.parametrize(
+    "ending", [[chunk(EVENTS[1]) + b"0\r\n\r\n"], [chunk(EVENTS[1]), b"0\r\n\r\n"]], ids=["together", "apart"]
+)
+async def test_the_end_goes_out_with_the_last_bytes_where_it_came_with_them(ending: list[bytes]) -> None:
+    async with stage(answers([HEAD + chunk(EVENTS[0]), *ending])) as s:
+        asked = await s.ask(Asked())
+        bodies = [EVENTS[0], EVENTS[1]] if len(ending) == 1 else [EVENTS[0], EVENTS[1], b""]
+        assert [m["body"] for m in asked.sent[1:]] == bodies
+        assert asked.whole
+
+
 async def test_no_byte_goes_out_before_the_row_is_durable() -> None:
     async with stage(answers(WHOLE)) as s:
         s.ledger.hold()
@@ -119,6 +130,7 @@ async def test_an_upstream_that_breaks_before_its_head(script: Script, status: i
         assert (s.row["ended"], s.row["status"], s.row["error_type"]) == (ended, status, code)
         assert (s.row["cost_nano"], s.row["certainty"]) == (None, "partial")
         assert json.loads(asked.answer)["request_id"] == s.row["id"]
+        assert (b"request-id", s.row["id"].encode()) in asked.sent[0]["headers"]
         assert s.at_rest
 
 

@@ -248,3 +248,22 @@ def test_each_report_sees_one_state(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         assert [row.open for row in spend_by_day(path)] == [1, 1, 1]
     assert [row.open for row in spend_by_day(path)] == [0, 0, 0]
     file.close()
+
+
+@pytest.mark.parametrize(
+    ("path", "family"),
+    [
+        ("/v1/files/file_011CNha8iCJcU1wXNR6q4V8w/content", "/v1/files"),
+        ("/v1/messages/batches/msgbatch_01/results", "/v1/messages/batches"),
+        ("/v1/models/claude-opus-5", "/v1/models"),
+        ("/v1/messages/count_tokens", "/v1/messages/count_tokens"),
+        ("/v1/models", "/v1/models"),
+        ("/api/hello", "/api/hello"),
+    ],
+)
+def test_calls_without_a_model_are_joined_by_the_beginning_of_their_path(
+    tmp_path: Path, path: str, family: str
+) -> None:
+    opening = make_opening(1, model_asked=None, path=path)
+    [day] = spend_by_day(_write(tmp_path / "t.db", [(opening, None)]))
+    assert day.model == family

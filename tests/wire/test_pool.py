@@ -245,16 +245,17 @@ async def test_waiting_in_turn() -> None:
 
 
 async def test_an_answer_keeps_to_itself() -> None:
-    """Neither one that was read nor one that was left sees a byte of the next exchange on the connection."""
-    async with peer(answers(OK, OK), answers(OK)) as upstream, pool_to(upstream) as pool:
+    """One that has come whole sees no byte of the next exchange on the connection, however often it is asked."""
+    async with peer(answers(OK, OK, OK)) as upstream, pool_to(upstream) as pool:
         async with ask(pool) as read_whole:
             await read(read_whole)
         async with ask(pool) as left:
             assert left.reused
             assert await read_whole.receive() == b""
-            assert await left.receive() == b"ok", "all of it, but nobody has asked for its end"
+            assert await left.receive() == b"ok"
+            assert left.complete, "its end came with its last bytes"
         async with ask(pool) as third:
-            assert not third.reused
+            assert third.reused
             assert await left.receive() == b""
             assert await read(third) == b"ok"
 

@@ -56,8 +56,9 @@ def admit(
         ModelNotAllowed: the caller's key is for other models, or the body does not say which one clearly.
         LedgerUnavailable: what is not recorded is not served.
     """
-    if passage.inference or (facts is not None and facts.model is not None):
-        check_model(caller, facts.model if facts is not None else None)
+    if passage.held or not passage.free:
+        # Only the body of a held path says which model it runs; a batch, say, names one in each of its requests.
+        check_model(caller, facts.model if facts is not None and passage.held else None)
     if not ledger.writable:
         raise LedgerUnavailable("The ledger cannot be written now, so no request is served. Try again shortly.")
     return ledger.open(

@@ -241,7 +241,7 @@ class Exchange:
             fault = unavailable
         self.course.status = fault.status
         body = envelope(fault, self.course.id)
-        await client.head(fault.status, b"", json_head(body, (*self.ids, *fault.headers)))
+        await client.head(fault.status, b"", json_head(body, fault_headers(fault, self.ids)))
         await client.body(body, more=False)
 
     def _note(self) -> None:
@@ -295,6 +295,11 @@ def _framing(announced: int | None, body: Body) -> Header | None:
 
 def _is_json(headers: Sequence[Header]) -> bool:
     return b"json" in (header.get(headers, b"content-type") or b"").lower()
+
+
+def fault_headers(fault: Fault, ids: Sequence[Header]) -> tuple[Header, ...]:
+    """The headers of an answer of our own. `request-id` is where the SDKs look for what to quote."""
+    return (*ids, (b"request-id", ids[0][1]), *fault.headers)
 
 
 def json_head(body: bytes, more: Sequence[Header]) -> list[Header]:

@@ -125,25 +125,25 @@ async def forward(pool: Pool, outgoing: Outgoing, ticket: Ticket, client: Client
         else:
             await client.head(head.status, head.reason, headers)
             await _relay(response, client, tap, course)
-        # Not `client.gone`: whoever has the end of an answer may have left before this line is reached.
-        course.whole = await client.body(b"", more=False) or course.whole
 
 
 async def _relay(response: Response, client: Client, tap: Tap, course: Course) -> None:
-    """Relay the body as it comes."""
+    """Relay the body as it comes; its end goes out with the last bytes where it came with them."""
     clock = course.clock
     length = header.get(response.head.headers, b"content-length")
     expected = int(length) if length is not None else None
-    while chunk := await response.receive():
-        sent = await client.body(chunk, more=True)
-        now_us = clock()
-        tap.feed(chunk, now_us)
-        course.last_byte_us = now_us
+    while not response.complete:
+        chunk = await response.receive()
+        # Not `client.gone`: whoever has the end of an answer may have left before the next line is reached.
+        sent = await client.body(chunk, more=not response.complete)
         if sent:
             course.bytes_out += len(chunk)
-            course.whole = course.bytes_out == expected
-        else:
+            course.whole = response.complete or course.bytes_out == expected
+        elif chunk:
             course.missed = True
+        if chunk:
+            course.last_byte_us = now_us = clock()
+            tap.feed(chunk, now_us)
 
 
 def _leads_past_us(passage: Passage, head: Head) -> bool:
@@ -176,7 +176,8 @@ async def _relay_batch(
         headers = [h for h in headers if h[0].lower() not in (b"content-length", b"content-encoding")]
         headers.append((b"content-length", str(len(body)).encode()))
     await client.head(response.head.status, response.head.reason, headers)
-    if body and await client.body(body, more=True):
+    course.whole = await client.body(body, more=False)
+    if course.whole:
         course.last_byte_us = course.clock()
         course.bytes_out += len(body)
 

@@ -13,7 +13,7 @@ import structlog
 from tproxy.errors import ClientGone, Fault, Header, envelope
 from tproxy.flow.admit import new_id
 from tproxy.flow.body import Receive
-from tproxy.flow.exchange import Exchange, Services, json_head
+from tproxy.flow.exchange import Exchange, Services, fault_headers, json_head
 from tproxy.flow.forward import Send
 from tproxy.flow.request import Request, Scope
 from tproxy.flow.route import Manage, Passage, Probe, route
@@ -56,7 +56,7 @@ class Proxy:
                 code=fault.code,
                 why=fault.message,
             )
-            await _answer(send, fault.status, envelope(fault, id), (*ids, *fault.headers))
+            await _answer(send, fault.status, envelope(fault, id), fault_headers(fault, ids))
         except ClientGone:
             log.info("client_gone", id=id, method=request.method)
 

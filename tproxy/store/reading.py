@@ -9,6 +9,7 @@ Every function raises `LedgerUnusable` when the file is not there, is no ledger,
 from __future__ import annotations
 
 import json
+import re
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,7 +28,7 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _LATEST_US = (1 << 63) - 1
 
 _SPEND = """
-SELECT coalesce(model_served, model_asked, path) AS model,
+SELECT coalesce(model_served, model_asked, family(path)) AS model,
        count(*),
        coalesce(sum(input_tokens), 0),
        coalesce(sum(output_tokens), 0),
@@ -48,7 +49,8 @@ SELECT coalesce(model_served, model_asked, path) AS model,
 class DayModel:
     """What one model came to on one day.
 
-    `model` is the one that served, else the one that was asked for, else, for calls without a model, the path.
+    `model` is the one that served, else the one that was asked for, else, for calls without a model, the path up to the
+    first id in it.
     `cache_write_tokens` joins both lifetimes. Of the `exchanges`, `unpriced` have tokens whose price is not known
     and are not in `cost_nano`; `estimated` have ended without the upstream's final word; `open` have not ended.
     """
@@ -133,6 +135,12 @@ def _midnight_us(day: date, zone: ZoneInfo) -> int:
     return (datetime.combine(day, time(), zone).astimezone(UTC) - _EPOCH) // timedelta(microseconds=1)
 
 
+def _family(path: str) -> str:
+    """`/v1/messages/batches/msgbatch_01/results` is one of `/v1/messages/batches`: ids would make a row each."""
+    match = re.match(r"/v\d+(/[a-z_]+(?=/|$))*", path)
+    return match[0] if match else path
+
+
 def _values(row: sqlite3.Row) -> dict[str, Any]:
     values = dict(row)
     values["tags"] = json.loads(values["tags"])
@@ -151,6 +159,7 @@ def _reading(path: Path) -> Iterator[sqlite3.Connection]:
             f"{path.resolve().as_uri()}?mode=ro", uri=True, timeout=BUSY_SECONDS, isolation_level=None
         )
         try:
+            connection.create_function("family", 1, _family, deterministic=True)
             connection.execute("BEGIN")
             check(connection)
             connection.row_factory = sqlite3.Row

@@ -101,7 +101,7 @@ class Response:
     Attributes:
         head: the final head.
         reused: whether the connection had served an exchange before.
-        complete: whether `receive` has given b"".
+        complete: whether `receive` has given all of the body; it may know that together with the last bytes.
     """
 
     __slots__ = ("_connection", "_idle", "_origin", "_upload", "complete", "head", "reused")
@@ -129,7 +129,7 @@ class Response:
             return b""  # the connection may serve others now
         with trio.move_on_after(self._idle):
             data = await self._connection.receive()
-            if not data:
+            if self._connection.ended:
                 self.complete = True
                 self._upload.stop()
             return data
