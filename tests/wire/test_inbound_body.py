@@ -13,7 +13,7 @@ from tests.wire.serving import GET, Message, Receive, Send, answer_with, body_of
 @pytest.fixture(autouse=True)
 def _nothing_goes_wrong(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
     yield
-    assert not [record for record in caplog.records if record.name == "tproxy.wire"]
+    assert not [record for record in caplog.get_records("call") if record.name == "tproxy.wire"]
 
 
 async def test_upload_in_bounded_parts_and_no_faster_than_the_application_reads() -> None:
@@ -114,6 +114,7 @@ async def test_no_100_after_the_answer_has_begun() -> None:
         wire = await client.rest()
         assert wire.startswith(b"HTTP/1.1 200 OK\r\n")
         assert wire.endswith(b"\r\n\r\nbody")
+        assert wire.count(b"HTTP/1.1") == 1
 
 
 async def test_no_100_where_the_body_has_come_already() -> None:

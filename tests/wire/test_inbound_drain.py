@@ -22,11 +22,10 @@ PART = {"type": "http.response.body", "body": b"part", "more_body": True}
 @pytest.fixture(autouse=True)
 def _nothing_is_logged(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
     yield
-    assert not [record for record in caplog.records if record.name == "tproxy.wire"]
+    assert not [record for record in caplog.get_records("call") if record.name == "tproxy.wire"]
 
 
-@pytest.mark.usefixtures("mock_clock")
-async def test_idle_connections_close_at_once() -> None:
+async def test_idle_connections_close_at_once(mock_clock: trio.testing.MockClock) -> None:
     async with serving(ok) as server:
         fresh, used = await server.connect(), await server.connect()
         await used.send(GET)
@@ -38,10 +37,11 @@ async def test_idle_connections_close_at_once() -> None:
         await server.stopped.wait()
 
 
-@pytest.mark.usefixtures("mock_clock")
 @pytest.mark.parametrize("how", ["counted", "chunked", "begun"])
 @pytest.mark.parametrize("pipelined", [b"", GET])
-async def test_a_running_exchange_is_finished_and_no_other_begun(how: str, pipelined: bytes) -> None:
+async def test_a_running_exchange_is_finished_and_no_other_begun(
+    how: str, pipelined: bytes, mock_clock: trio.testing.MockClock
+) -> None:
     go_on = trio.Event()
     served = 0
 
@@ -75,8 +75,7 @@ async def test_a_running_exchange_is_finished_and_no_other_begun(how: str, pipel
     assert served == 1
 
 
-@pytest.mark.usefixtures("mock_clock")
-async def test_a_request_that_has_begun_to_arrive_is_served() -> None:
+async def test_a_request_that_has_begun_to_arrive_is_served(mock_clock: trio.testing.MockClock) -> None:
     async with serving(ok, graceful_timeout=600) as server:
         client = await server.connect()
         await client.send(GET[:10])
@@ -127,7 +126,7 @@ async def test_tls(certificate: Path, tls: ssl.SSLContext) -> None:
 
 
 async def test_a_client_that_gets_http2_by_a_setting_is_not_misunderstood(
-    certificate: Path, tls: ssl.SSLContext
+    certificate: Path, tls: ssl.SSLContext, mock_clock: trio.testing.MockClock
 ) -> None:
     tls.set_alpn_protocols(["h2"])
     async with serving(

@@ -6,6 +6,7 @@ import json
 import logging
 
 import pytest
+import trio.testing
 
 from tests.cuts import every_cut
 from tests.wire.serving import GET, Message, Receive, Send, answer_with, body_of, ok, serving, settle
@@ -145,9 +146,10 @@ OPENINGS: list[tuple[str, bytes, int]] = [
 ]
 
 
-@pytest.mark.usefixtures("mock_clock")
 @pytest.mark.parametrize(("name", "opening", "status"), OPENINGS, ids=[row[0] for row in OPENINGS])
-async def test_an_opening(name: str, opening: bytes, status: int, caplog: pytest.LogCaptureFixture) -> None:
+async def test_an_opening(
+    name: str, opening: bytes, status: int, caplog: pytest.LogCaptureFixture, mock_clock: trio.testing.MockClock
+) -> None:
     served: list[Message] = []
 
     async def app(scope: Message, receive: Receive, send: Send) -> None:
@@ -220,6 +222,16 @@ async def test_a_bad_request_among_pipelined_ones_ends_the_connection_there(bad:
         assert (await client.answer()).status == 400
         assert await client.rest() == b""
     assert served == [b"/1"]
+
+
+async def test_a_refusal_reaches_a_client_that_is_still_sending() -> None:
+    async with serving(ok) as server:
+        client = await server.connect()
+        await client.send(post(CL4, TE))
+        for _ in range(5):
+            await settle()
+            await client.send(bytes(65536))
+        assert (await client.answer()).status == 400
 
 
 async def test_a_body_is_never_taken_for_a_request() -> None:

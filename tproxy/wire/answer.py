@@ -48,10 +48,11 @@ class Answer:
     Args:
         method: of the request; HEAD has no body in its answer.
         http_version: of the request, "1.0" or "1.1".
+        last: the connection closes after it.
 
     Attributes:
         state: how far it is.
-        last: the connection closes after it; may be set before the head is made.
+        last: as given; it may still be set until the head is made.
     """
 
     __slots__ = ("_framing", "_method", "_remaining", "_version", "last", "state")
