@@ -65,6 +65,7 @@ def test_paths_are_relative_to_the_file(tmp_path: Path) -> None:
 
 
 BAD = {
+    "http/3": ('quic_bind = ["127.0.0.1:1"]', "HTTP/1.1 only"),
     "misspelt": ("backlock = 1", "unknown key; the nearest known one is backlog"),
     "a method": ("create_sockets = 1", "unknown key"),
     "read only": ("ssl_enabled = true", "unknown key"),

@@ -233,7 +233,7 @@ def test_who_gets_in(load_text: Load, text: str, access: str) -> None:
     assert load_text(text).access == access
 
 
-@pytest.mark.parametrize("key", ["bind", "insecure_bind", "quic_bind"])
+@pytest.mark.parametrize("key", ["bind", "insecure_bind"])
 @pytest.mark.parametrize("address", ["0.0.0.0:1", "[::]:1", "10.0.0.1", "fd://3", "example.com:1"])
 def test_every_bind_counts(faults: Faults, key: str, address: str) -> None:
     assert address in faults(f"{key} = ['127.0.0.1:1', '{address}']")["tproxy.access"]
