@@ -50,7 +50,7 @@ class Results:
 async def run(
     workloads: Sequence[Workload], subjects: Sequence[Subject], rounds: int, progress: Callable[[str], None]
 ) -> Results:
-    """Run every workload through every subject, `rounds` times.
+    """Run every workload through every subject, `rounds` times; stop at the first cell that has a fault.
 
     Args:
         subjects: installed ones; see `installed`.
@@ -74,6 +74,8 @@ async def run(
             for subject in subjects:
                 progress(f"{workload.name}: {subject.name}, round {turn + 1} of {rounds}")
                 cells.append(await measure(workload, subject, cores, turn=turn))
+                if cells[-1].faults:
+                    return Results(facts, tuple(workloads), tuple(cells))
     return Results(facts, tuple(workloads), tuple(cells))
 
 

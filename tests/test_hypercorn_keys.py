@@ -1,12 +1,13 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypercorn.config import Config
 
-from tproxy.hypercorn_keys import DEFAULTS, KEYS, is_loopback, read
+from tproxy.hypercorn_keys import DEFAULTS, KEYS, PATHS, is_loopback, read
 from tproxy.tomlfile import SettingsFault, TomlFile
 
 
@@ -32,8 +33,8 @@ GOOD = {
     "nothing": ("", {}),
     "one bind": ('bind = "0.0.0.0:1"', {"bind": ["0.0.0.0:1"]}),
     "binds": (
-        'bind = ["[::1]:1", "unix:/a:b", "fd://3", "host"]',
-        {"bind": ["[::1]:1", "unix:/a:b", "fd://3", "host"]},
+        'bind = ["[::1]:1", "unix:/a:b", "fd://3", "host:0", ":65535"]',
+        {"bind": ["[::1]:1", "unix:/a:b", "fd://3", "host:0", ":65535"]},
     ),
     "from the environment": ('bind = ["env:ADDRESS"]', {"bind": ["127.0.0.1:7"]}),
     "numbers": (
@@ -58,10 +59,21 @@ def test_good_keys(tmp_path: Path, text: str, expected: dict[str, Any]) -> None:
 
 
 def test_paths_are_relative_to_the_file(tmp_path: Path) -> None:
-    keys = read_text(tmp_path, 'certfile = "c.pem"\nkeyfile = "/k.pem"\nkeyfile_password = "env:PASSWORD"')
+    for name in ("c.pem", "k.pem"):
+        (tmp_path / name).touch()
+    text = f"""
+        certfile = "c.pem"
+        keyfile = "{tmp_path}/k.pem"
+        keyfile_password = "env:PASSWORD"
+        bind = "unix:a.sock"
+        insecure_bind = ["unix:b/c.sock", "unix:/d.sock", "h:1"]
+    """
+    keys = read_text(tmp_path, text)
     assert keys["certfile"] == str(tmp_path / "c.pem")
-    assert keys["keyfile"] == "/k.pem"
+    assert keys["keyfile"] == str(tmp_path / "k.pem")
     assert keys["keyfile_password"] == "secret"
+    assert keys["bind"] == [f"unix:{tmp_path}/a.sock"]
+    assert keys["insecure_bind"] == [f"unix:{tmp_path}/b/c.sock", "unix:/d.sock", "h:1"]
 
 
 BAD = {
@@ -78,8 +90,9 @@ BAD = {
     "two processes": ("workers = 2", "0 or 1"),
     "no addresses": ("bind = []", 'must be "HOST:PORT"'),
     "empty address": ("bind = ''", 'must be "HOST:PORT"'),
-    "address of a wrong type": ("bind = [1]", 'must be "HOST:PORT"'),
-    "port too high": ("bind = 'h:65536'", 'must be "HOST:PORT"'),
+    "address of a wrong type": ("bind = 1", 'must be "HOST:PORT"'),
+    **{f"no {name} there": (f"{name} = 'x.pem'", "must name a file that can be read; relative") for name in PATHS},
+    "a directory": ("ca_certs = '.'", "must name a file that can be read"),
     "text for a number": ("backlog = '1'", "whole number"),
     "truth for a number": ("backlog = true", "whole number"),
     "fraction for a whole number": ("max_requests = 1.5", "whole number"),
@@ -99,6 +112,44 @@ def test_bad_keys(tmp_path: Path, text: str, message: str) -> None:
         read_text(tmp_path, text)
     (fault,) = caught.value.faults
     assert message in fault.message
+
+
+NO_ADDRESSES = [
+    "",
+    "127.0.0.1",
+    "4000",
+    "127.0.0.1:",
+    "127.0.0.1:http",
+    "h:65536",
+    "h:-1",
+    "h:٣",
+    "h :1",
+    "::1",
+    "::1:4000",
+    "[::1]",
+    "http://127.0.0.1:4000",
+    "127.0.0.1:4000/",
+    "unix:",
+    "unix",
+    "fd://",
+    "fd://x",
+    1,
+    ["h:1"],
+]
+
+
+@pytest.mark.parametrize("address", NO_ADDRESSES)
+@pytest.mark.parametrize("key", ["bind", "insecure_bind"])
+def test_each_wrong_address_is_told_with_its_place(tmp_path: Path, key: str, address: object) -> None:
+    wrong = json.dumps(address)
+    with pytest.raises(SettingsFault) as caught:
+        read_text(tmp_path, f"{key} = ['h:1', {wrong}, 'h:2', {wrong}]")
+    assert [fault.place for fault in caught.value.faults] == [f"config.toml: {key}[{i}]" for i in (1, 3)]
+    rule = 'must be "HOST:PORT", "[IPv6]:PORT", "unix:PATH" or "fd://NUMBER"'
+    assert {fault.message for fault in caught.value.faults} == {rule}
+    if isinstance(address, str):
+        with pytest.raises(SettingsFault, match=f"^config.toml: {key} "):
+            read_text(tmp_path, f"{key} = {wrong}")
 
 
 @pytest.mark.parametrize(

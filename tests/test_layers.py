@@ -19,9 +19,10 @@ FLOORS: list[set[str]] = [
     {"wire", "store"},
     {"flow"},
     {"manage"},
-    {"logs"},
+    {"logs", "terminal", "assembly"},
     {"server"},
     {"cli"},
+    {"__main__"},
 ]
 LONGEST = 350
 

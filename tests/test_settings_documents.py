@@ -7,6 +7,7 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+from tproxy.hypercorn_keys import KEYS
 from tproxy.settings import Settings, as_markdown, as_toml, describe, load
 
 ROOT = Path(__file__).parent.parent
@@ -40,6 +41,7 @@ def test_uncommenting_the_defaults_changes_nothing(tmp_path: Path) -> None:
 
 def test_the_examples_are_good(tmp_path: Path) -> None:
     (tmp_path / "ca.pem").touch()
+    (tmp_path / "prices.toml").touch()
     path = tmp_path / "config.toml"
     path.write_text(re.sub(r"(?m)^#(\w+ = )", r"\1", (ROOT / "config.toml").read_text()))
     settings = load(path, {**ENVIRON, "TPROXY_MASTER_KEY": "sk-m"})
@@ -48,6 +50,11 @@ def test_the_examples_are_good(tmp_path: Path) -> None:
 
 def test_the_documents_hold_the_table() -> None:
     assert as_markdown() in (ROOT / "docs/settings.md").read_text()
+
+
+def test_the_documents_say_what_each_of_hypercorns_keys_does() -> None:
+    text = (ROOT / "docs/settings.md").read_text()
+    assert [name for name in KEYS if f"`{name}`" not in text and f"`{name} = " not in text] == []
 
 
 def test_every_setting_is_described() -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tproxy.tomlfile import PlacedFault, SettingsFault, Table, TomlFile
+from tproxy.tomlfile import PlacedFault, SettingsFault, Table, TomlFile, is_readable
 
 
 class Inner(Table):
@@ -43,6 +43,20 @@ def test_a_missing_file(path: Path) -> None:
     path.unlink()
     assert faults(path) == [("some.toml", None, f"cannot be read: No such file or directory: {path}")]
     assert faults(path, private=True) == faults(path)
+    with pytest.raises(SettingsFault, match=f": {path}; look elsewhere$"):
+        TomlFile(path, {}, advice="look elsewhere")
+
+
+def test_a_missing_file_is_named_with_its_directory(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path.unlink()
+    monkeypatch.chdir(path.parent)
+    assert faults(Path(path.name)) == faults(path)
+
+
+def test_which_files_can_be_read(path: Path) -> None:
+    assert is_readable(path)
+    for other in (path.parent, path.parent / "nope", path / "below", path.parent / ("x" * 300), "a\0", ""):
+        assert not is_readable(other)
 
 
 def test_a_directory(tmp_path: Path) -> None:

@@ -15,16 +15,13 @@ from typing import Annotated, NoReturn
 
 import trio
 import typer
-from rich import box
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
-from tproxy import __version__
+from tproxy import __version__, terminal
+from tproxy.assembly import prices
 from tproxy.protocol.pricing import PriceFault
 from tproxy.sandbox.server import serve_sandbox
-from tproxy.server import prices, serve
-from tproxy.settings import Settings, SettingsFault, load
+from tproxy.server import serve
+from tproxy.settings import Settings, SettingsFault, load, load_books
 from tproxy.store import reading
 from tproxy.store.keyfile import load_keys
 from tproxy.store.migrate import LedgerUnusable
@@ -103,6 +100,8 @@ def sandbox_command(
         trio.run(run)
     except* KeyboardInterrupt:
         pass
+    except* ValueError as group:
+        _faults(group)
     except* OSError as group:
         for error in _leaves(group):
             typer.echo(f"tproxy: {error}", err=True)
@@ -136,18 +135,24 @@ def check(config: ConfigOption = DEFAULT_CONFIG) -> None:
 @app.command()
 def spend(
     config: ConfigOption = DEFAULT_CONFIG,
-    id: Annotated[
-        str | None, typer.Option(help="Show one exchange in full: its x-tproxy-id, or the start of it.")
-    ] = None,
+    id: Annotated[str | None, typer.Option(help="One exchange in full: its x-tproxy-id, or the start of it.")] = None,
+    last: Annotated[int | None, typer.Option(min=1, help="The newest exchanges, one a line.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
 ) -> None:
-    """Show what was spent, by day and model, or one exchange."""
+    """Show what was spent, by day and model; or the newest exchanges; or one exchange."""
     try:
-        settings = load(config, sandbox="http://127.0.0.1")  # reading the books needs no real key
+        database, timezone = load_books(config)
         if id is not None:
-            _show_exchange(reading.exchange(settings.database_path, id), id, as_json)
+            row = reading.exchange(database, id)
+            if row is None:
+                raise ValueError(f"no exchange has the id {id}")
+            _out(row) if as_json else terminal.show_exchange(row)
+        elif last is not None:
+            rows = reading.recent(database, last)
+            _out(rows) if as_json else terminal.show_recent(rows)
         else:
-            _show_days(reading.spend_by_day(settings.database_path, tz=settings.budgets.timezone), as_json)
+            days = reading.spend_by_day(database, tz=timezone)
+            _out(_as_json(days)) if as_json else terminal.show_days(days)
     except SettingsFault as fault:
         _faults(ExceptionGroup("", [fault]))
     except (LedgerUnusable, ValueError) as fault:
@@ -155,72 +160,26 @@ def spend(
         sys.exit(1)
 
 
-def _show_exchange(row: dict[str, object] | None, id: str, as_json: bool) -> None:
-    if row is None:
-        typer.echo(f"tproxy: no exchange has the id {id!r}", err=True)
-        sys.exit(1)
-    if as_json:
-        typer.echo(json.dumps(row, indent=2))
-        return
-    table = Table(show_header=False, box=None)
-    for name, value in row.items():
-        table.add_row(name, "" if value is None else escape(str(value)))
-    Console().print(table)
+def _as_json(days: list[reading.DayModel]) -> dict[str, object]:
+    """Days and totals. Where nothing has a known price, the cost is null."""
 
+    def row(day: reading.DayModel) -> dict[str, object]:
+        known = day.cost_nano or not day.unpriced
+        cost = {"cost_nano": day.cost_nano, "cost_usd": terminal.usd(day.cost_nano)}
+        return asdict(day) | {"day": day.day.isoformat()} | (cost if known else dict.fromkeys(cost))
 
-def _show_days(days: list[reading.DayModel], as_json: bool) -> None:
-    if as_json:
-        total = sum(day.cost_nano for day in days)
-        rows = [asdict(day) | {"day": day.day.isoformat(), "cost_usd": usd(day.cost_nano)} for day in days]
-        typer.echo(json.dumps({"days": rows, "total_cost_nano": total, "total_cost_usd": usd(total)}, indent=2))
-        return
-    table = Table(
-        box=box.SIMPLE_HEAD,
-        pad_edge=False,
-        padding=(0, 1, 0, 0),
-        title="Spend by day and model, in USD",
-        caption=_notes(days),
-    )
-    table.add_column("day", no_wrap=True)
-    table.add_column("model", overflow="fold")
-    for heading in ("calls", "input", "cached", "output"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    table.add_column("cost", justify="right", no_wrap=True)
-    for day in days:
-        table.add_row(day.day.isoformat(), escape(day.model), *_figures([day]))
-    table.add_section()
-    table.add_row("total", "", *_figures(days))
-    Console().print(table)
-
-
-def _figures(days: list[reading.DayModel]) -> list[str]:
-    calls, fresh, written, read, output = (
-        _total(days, name)
-        for name in ("exchanges", "input_tokens", "cache_write_tokens", "cache_read_tokens", "output_tokens")
-    )
-    return [*(f"{count:,}" for count in (calls, fresh, written + read, output)), usd(_total(days, "cost_nano"))]
-
-
-def _notes(days: list[reading.DayModel]) -> str:
-    """How sure the figures are, where that has to be said."""
-    said = {
-        "estimated": "are estimated",
-        "unpriced": "have no known price and are not in the cost",
-        "open": "still run",
+    total = sum(day.cost_nano for day in days if not day.sandbox)
+    sandbox = sum(day.cost_nano for day in days if day.sandbox)
+    return {
+        "days": [row(day) for day in days],
+        "total_cost_nano": total,
+        "total_cost_usd": terminal.usd(total),
+        "sandbox_cost_nano": sandbox,
     }
-    notes = [f"{count:,} {what}" for name, what in said.items() if (count := _total(days, name))]
-    return "; ".join(["cached: written and read, not in input", *notes])
 
 
-def _total(days: list[reading.DayModel], name: str) -> int:
-    return sum(getattr(day, name) for day in days)
-
-
-def usd(nano: int) -> str:
-    """Nano-dollars as dollars, exactly: 13408000 -> `0.013408`."""
-    sign, nano = ("-", -nano) if nano < 0 else ("", nano)
-    fraction = f"{nano % 10**9:09d}".rstrip("0")
-    return f"{sign}{nano // 10**9}.{fraction or '0'}"
+def _out(content: object) -> None:
+    typer.echo(json.dumps(content, indent=2))
 
 
 def _leaves(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:

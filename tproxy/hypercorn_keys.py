@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import ipaddress
 import math
+import re
 from collections.abc import Collection, Mapping
 from typing import Any
 
 from hypercorn.config import Config
 
-from tproxy.tomlfile import Place, TomlFile
+from tproxy.tomlfile import Place, TomlFile, is_readable
 
 # Where our defaults are not hypercorn's: its deadlines are too short for streams, its queue for bursts.
 DEFAULTS: Mapping[str, Any] = {
@@ -26,6 +27,10 @@ DEFAULTS: Mapping[str, Any] = {
 }
 BINDS = ("bind", "insecure_bind")
 PATHS = ("certfile", "keyfile", "ca_certs")
+
+# hypercorn gives an address without a port its own, 8000, and takes ::1 for the port 1 of a host named ":".
+_BIND = re.compile(r"unix:[^\0]+|fd://[0-9]+|(?:\[[^\[\]\s/]+\]|[^\[\]:\s/]*):(?P<port>[0-9]{1,5})")
+_BIND_FORMS = '"HOST:PORT", "[IPv6]:PORT", "unix:PATH" or "fd://NUMBER"'
 
 
 def _settable() -> dict[str, Any]:
@@ -53,21 +58,40 @@ def read(file: TomlFile, known: Collection[Place]) -> dict[str, Any]:
         defaults for those that are not set or at fault.
     """
     keys = dict(DEFAULTS)
-    for name, value in file.data.items():
+    for name, given in file.data.items():
         if name == "tproxy":
             continue
         if name not in KEYS:
-            kind = "table: settings stand under [tproxy]" if isinstance(value, dict) else "key"
+            kind = "table: settings stand under [tproxy]" if isinstance(given, dict) else "key"
             file.unknown((name,), known, f"unknown {kind}")
             continue
-        value = value if isinstance(value, dict) else file.resolve((name,), value)
+        value: Any = given if isinstance(given, dict) else file.resolve((name,), given)
         if rule := _broken_rule(name, value):
             file.add((name,), f"must be {rule}")
-        elif not file.faulty((name,)):
-            if name in BINDS and isinstance(value, str):
-                value = [value]
-            keys[name] = str(file.directory / value) if name in PATHS else value
+        elif name in BINDS:
+            value = _binds(file, name, value)
+        elif name in PATHS:
+            value = str(file.directory / value)
+            if not is_readable(value):  # which is not shown: it may be a private key itself, by "file:key.pem"
+                file.add((name,), f"must name a file that can be read; relative paths start at {file.directory}")
+        if not file.faulty((name,)):
+            keys[name] = value
     return keys
+
+
+def _binds(file: TomlFile, name: str, value: str | list[Any]) -> list[str]:
+    """Return the addresses as hypercorn takes them, the paths of sockets absolute. The wrong ones are noted."""
+    binds = []
+    for i, bind in enumerate([value] if isinstance(value, str) else value):
+        place = (name,) if isinstance(value, str) else (name, i)
+        match = _BIND.fullmatch(bind) if isinstance(bind, str) else None
+        if match is None or int(match["port"] or 0) > 65535:
+            file.add(place, f"must be {_BIND_FORMS}")
+        elif bind.startswith("unix:"):
+            binds.append(f"unix:{file.directory / bind.removeprefix('unix:')}")
+        else:
+            binds.append(bind)
+    return binds
 
 
 def _broken_rule(name: str, value: Any) -> str | None:
@@ -84,8 +108,7 @@ def _broken_rule(name: str, value: Any) -> str | None:
     elif name == "quic_bind":  # its listener would pass by our connection class, and all the limits in it
         return None if value == [] else "left out: tproxy speaks HTTP/1.1 only"
     elif name in BINDS:
-        binds = [value] if isinstance(value, str) else value
-        return None if _are_binds(binds) else '"HOST:PORT", "unix:PATH" or "fd://NUMBER", or a list of them'
+        return None if isinstance(value, (str, list)) and value else f"{_BIND_FORMS}, or a list of them"
     elif isinstance(like, bool):
         return None if isinstance(value, bool) else "true or false"
     elif isinstance(like, int):
@@ -98,16 +121,6 @@ def _broken_rule(name: str, value: Any) -> str | None:
         strings = isinstance(value, list) and all(isinstance(each, str) for each in value)
         return None if strings else "a list of strings"
     return None
-
-
-def _are_binds(binds: Any) -> bool:
-    if not (isinstance(binds, list) and binds and all(isinstance(bind, str) and bind for bind in binds)):
-        return False
-    return all(bind.startswith("unix:") or _port_fits(bind.rpartition(":")[2]) for bind in binds)
-
-
-def _port_fits(port: str) -> bool:
-    return not port.isdecimal() or int(port) < 65536  # a host alone gets hypercorn's port
 
 
 def is_loopback(bind: str) -> bool:

@@ -1,4 +1,4 @@
-"""The process: what is opened, in which order, and how it ends.
+"""The process: what is started, in which order, and how it ends.
 
     serve ── settings ── sandbox? ── ledger ── pool ── hypercorn, with our connection class ── signals
 
@@ -12,139 +12,33 @@ hypercorn has the signals.
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
 import resource
 import signal
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from functools import partial
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import hypercorn.trio
 import structlog
 import trio
 from hypercorn.config import Config
-from pydantic import SecretStr
 
 from tproxy import logs
+from tproxy.assembly import open_proxy, services
 from tproxy.flow.body import Receive
-from tproxy.flow.exchange import Services
 from tproxy.flow.forward import Send
-from tproxy.flow.identify import KeyRing
 from tproxy.flow.proxy import Proxy
 from tproxy.flow.request import Scope
-from tproxy.manage.health import Manage
-from tproxy.protocol.pricing import PriceBook, PriceFault, built_in
+from tproxy.protocol.pricing import PriceFault
 from tproxy.sandbox.server import serve_sandbox
 from tproxy.settings import Settings, SettingsFault, load
-from tproxy.store.base import Ledger
-from tproxy.store.keyfile import load_keys
 from tproxy.store.migrate import LedgerUnusable
-from tproxy.store.sqlite import open_ledger
 from tproxy.wire import inbound
-from tproxy.wire.dial import tls_context
-from tproxy.wire.pool import Bounds, Origin, Pool
 
 log = structlog.get_logger("tproxy.server")
-
-# What a reload cannot change: it is built into listeners, connections and open files.
-_FIXED = ("hypercorn", "database", "limits")
-
-
-def now_us() -> int:
-    """Wall-clock microseconds since the epoch."""
-    return time.time_ns() // 1000
-
-
-def services(settings: Settings, ledger: Ledger, *, pseudonym: bytes, draining: Callable[[], bool]) -> Services:
-    """Build what exchanges work with.
-
-    Raises:
-        SettingsFault: the key file has faults.
-        PriceFault: the price file has faults.
-    """
-    upstream, timeouts = settings.upstream, settings.timeouts
-    url = urlsplit(upstream.base_url)
-    origin = Origin.parse(f"{url.scheme}://{url.netloc}")
-    bounds = Bounds(
-        connect=timeouts.connect,
-        first_byte=timeouts.first_byte,
-        idle=timeouts.idle,
-        write=timeouts.write,
-        queue=timeouts.queue,
-        max_connections=upstream.max_connections,
-        max_idle=upstream.max_idle_seconds,
-        max_age=upstream.max_age_seconds,
-    )
-    return Services(
-        ring=KeyRing(
-            access=settings.access,
-            master=_digest(settings.master_key),
-            keys=load_keys(settings.key_file, os.environ) if settings.key_file is not None else {},
-            api_keys=[key.get_secret_value() for key in upstream.api_keys],
-        ),
-        pool=Pool(origin, bounds, tls_context(upstream.ca_file) if origin.scheme == "https" else None),
-        origin=origin,
-        base_url=upstream.base_url,
-        base_path=url.path.encode(),
-        ledger=ledger,
-        prices=prices(settings),
-        pseudonym=pseudonym,
-        clock=now_us,
-        draining=draining,
-        drain_on_disconnect=upstream.on_disconnect == "drain",
-        drain_seconds=timeouts.drain,
-        body_seconds=timeouts.body,
-        max_body_bytes=settings.limits.max_body_bytes,
-        max_upload_bytes=settings.limits.max_upload_bytes,
-    )
-
-
-def prices(settings: Settings) -> PriceBook:
-    """The built-in prices, with those of the price file over them.
-
-    Raises:
-        PriceFault: the price file has faults.
-    """
-    if settings.price_file is None:
-        return built_in()
-    return built_in().with_overrides(settings.price_file.read_bytes(), settings.price_file.name)
-
-
-def _digest(secret: SecretStr | None) -> str | None:
-    return None if secret is None else hashlib.sha256(secret.get_secret_value().encode()).hexdigest()
-
-
-@asynccontextmanager
-async def open_proxy(settings: Settings, draining: Callable[[], bool] = lambda: False) -> AsyncIterator[Proxy]:
-    """Open the ledger and the pool, and give the application that works with them.
-
-    Raises:
-        SettingsFault, PriceFault: files named by the settings have faults.
-        LedgerUnusable: the ledger cannot be opened.
-    """
-    async with open_ledger(settings.database_path, on_fault=lambda what: log.error("ledger", what=what)) as ledger:
-        if ledger.recovered:
-            log.warning("exchanges of a process that died are closed as lost", count=ledger.recovered)
-        # Unlike any other process's, also those of the same service: a Via that names us has been through here.
-        pseudonym = b"tproxy-" + os.urandom(4).hex().encode()
-        first = services(settings, ledger, pseudonym=pseudonym, draining=draining)
-
-        def unready() -> str | None:
-            if draining():
-                return "draining"
-            return None if ledger.writable else "the ledger cannot be written"
-
-        proxy = Proxy(first, Manage(unready))
-        try:
-            yield proxy
-        finally:
-            with trio.CancelScope(shield=True), trio.move_on_after(5):
-                await proxy.services.pool.aclose()
 
 
 def inbound_bounds(settings: Settings) -> inbound.Bounds:
@@ -221,19 +115,33 @@ async def serve(config: Path, *, sandbox: bool, announce: Callable[[str, Setting
         logs.configure(settings.log.level, settings.log.format)
         _raise_descriptor_limit()
         inbound.install(inbound_bounds(settings))
-        async with open_proxy(settings, stopping.is_set) as proxy:
+        async with open_proxy(settings, stopping.is_set, sandbox=sandbox) as proxy:
             reloading = partial(reload, proxy, settings, config, upstream)
             await nursery.start(_signals, stopping, nursery, reloading)
             async with trio.open_nursery() as server:
-                addresses = await server.start(listening(proxy, settings, stopping))
+                addresses = await _start(server, listening(proxy, settings, stopping), settings)
                 log.info("started", listening=addresses, access=settings.access, upstream=settings.upstream.base_url)
-                if settings.access == "open":
+                if settings.access == "open" and not sandbox:
                     log.warning("access is open: whoever can reach a listening address spends the real key's money")
                 announce(addresses[0], settings)
         drained = True
         log.info("stopped")
         nursery.cancel_scope.cancel()
     return drained
+
+
+async def _start(server: trio.Nursery, serving: Callable[..., Awaitable[None]], settings: Settings) -> list[str]:
+    addresses: list[str] = []
+    try:
+        addresses = await server.start(serving)
+    except* OSError as group:
+        error: BaseException = group
+        while isinstance(error, BaseExceptionGroup):  # one for each of hypercorn's nurseries
+            error = error.exceptions[0]
+        why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        binds = ", ".join(settings.hypercorn["bind"])
+        raise OSError(f"cannot listen on {binds}: {why}; change bind in the configuration") from group
+    return addresses
 
 
 def listening(proxy: Proxy, settings: Settings, stopping: trio.Event) -> Callable[..., Awaitable[None]]:
@@ -262,14 +170,36 @@ def reload(proxy: Proxy, started_with: Settings, config: Path, sandbox: str | No
     try:
         settings = load(config, sandbox=sandbox)
         old = proxy.services
-        proxy.services = services(settings, old.ledger, pseudonym=old.pseudonym, draining=old.draining)
+        proxy.services = services(
+            settings,
+            old.ledger,
+            pseudonym=old.pseudonym,
+            draining=old.draining,
+            sandbox=sandbox is not None,
+        )
     except (SettingsFault, PriceFault, OSError) as fault:
         log.error("not reloaded, going on as before", faults=str(fault).splitlines())
         return
     logs.configure(settings.log.level, settings.log.format)
     nursery.start_soon(old.pool.aclose)
-    fixed = [name for name in _FIXED if getattr(settings, name) != getattr(started_with, name)]
-    log.info("reloaded", needs_a_restart=fixed)
+    before, now = _fixed(started_with), _fixed(settings)
+    fixed = sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name))
+    log.info("reloaded")
+    if fixed:
+        log.warning("these settings change with a restart only", settings=fixed)
+
+
+def _fixed(settings: Settings) -> dict[str, object]:
+    """What a reload cannot change: it is built into listeners, connections and open files."""
+    timeouts, limits = settings.timeouts, settings.limits
+    return {
+        **settings.hypercorn,
+        "tproxy.database": settings.database,
+        "tproxy.timeouts.head": timeouts.head,
+        "tproxy.timeouts.write": timeouts.write,
+        "tproxy.limits.max_header_bytes": limits.max_header_bytes,
+        "tproxy.limits.max_headers": limits.max_headers,
+    }
 
 
 async def _signals(

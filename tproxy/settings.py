@@ -27,9 +27,9 @@ from zoneinfo import ZoneInfo
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationInfo
 
 from tproxy import hypercorn_keys
-from tproxy.tomlfile import Place, PlacedFault, SettingsFault, Table, TomlFile, credential
+from tproxy.tomlfile import Place, PlacedFault, SettingsFault, Table, TomlFile, credential, is_readable
 
-__all__ = ["Budgets", "Limits", "Log", "PlacedFault", "Settings", "SettingsFault", "Timeouts", "Upstream", "load"]
+__all__ = ["PlacedFault", "Settings", "SettingsFault", "load", "load_books"]
 
 
 def _absolute(value: Any, info: ValidationInfo) -> Any:
@@ -39,7 +39,7 @@ def _absolute(value: Any, info: ValidationInfo) -> Any:
 
 
 def _readable(path: Path | None) -> Path | None:
-    if path is not None and not (path.is_file() and os.access(path, os.R_OK)):
+    if path is not None and not is_readable(path):
         raise ValueError(f"is not a file that can be read: {path}")
     return path
 
@@ -50,7 +50,10 @@ def _database(value: str, info: ValidationInfo) -> str:
         raise ValueError("PostgreSQL is not supported by this version; use sqlite:PATH")
     if kind != "sqlite" or not path or path.startswith(("//", ":")):
         raise ValueError("must be sqlite:PATH")
-    return f"sqlite:{_absolute(path, info)}"
+    file = _absolute(path, info)
+    if not os.path.isdir(file.parent):
+        raise ValueError(f"is in a directory that does not exist: {file.parent}")
+    return f"sqlite:{file}"
 
 
 def _base_url(value: str) -> str:
@@ -84,12 +87,14 @@ Secrets = Annotated[
     Field(title="list of secrets"),
 ]
 FilePath = Annotated[Path | None, BeforeValidator(_absolute), Field(title="path")]
+ReadableFile = Annotated[FilePath, AfterValidator(_readable)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False, title="seconds")]
 Size = Annotated[int, Field(gt=0, title="bytes")]
 Count = Annotated[int, Field(gt=0, title="number")]
 Access = Literal["keys", "open", "own"]
 
 DEFAULT_KEY = "env:ANTHROPIC_API_KEY"
+ADVICE = "--config names another file, $TPROXY_CONFIG under hypercorn's own command"
 
 
 class Upstream(Table):
@@ -104,7 +109,7 @@ class Upstream(Table):
     on_disconnect: Literal["cut", "drain"] = Field(
         default="cut", description="when the client leaves: cut the upstream, or read the answer to its end"
     )
-    ca_file: Annotated[FilePath, AfterValidator(_readable)] = Field(
+    ca_file: ReadableFile = Field(
         default=None, examples=["ca.pem"], description="trusted in place of the system's certificates"
     )
     max_connections: Count = Field(default=4096, description="upstream connections at a time")
@@ -170,7 +175,7 @@ class Settings(Table):
         default="sqlite:tproxy.db", title="sqlite:PATH", description="where the ledger is kept"
     )
     key_file: FilePath = Field(default=None, examples=["keys.toml"], description="virtual keys kept in a file")
-    price_file: FilePath = Field(
+    price_file: ReadableFile = Field(
         default=None, examples=["prices.toml"], description="your own prices, added to or in place of the built-in ones"
     )
     access: Access = Field(
@@ -261,7 +266,7 @@ def load(path: Path, environ: Mapping[str, str] | None = None, *, sandbox: str |
         SettingsFault: with all that is wrong.
     """
     environ = os.environ if environ is None else environ
-    file = TomlFile(path, environ)
+    file = TomlFile(path, environ, advice=ADVICE)
     server = hypercorn_keys.read(file, KNOWN)
     at = ("tproxy", "upstream")
     table = file.resolve(("tproxy",), {**file.table(("tproxy",)), "upstream": None})
@@ -271,8 +276,14 @@ def load(path: Path, environ: Mapping[str, str] | None = None, *, sandbox: str |
         upstream["base_url"], api_keys = sandbox, ["sk-ant-sandbox"]
 
     table["access"] = _access(file, table, server)
-    if table["access"] == "own" and api_keys == [DEFAULT_KEY] and not environ.get(DEFAULT_KEY.removeprefix("env:")):
-        api_keys = []
+    variable = DEFAULT_KEY.removeprefix("env:")
+    if api_keys == [DEFAULT_KEY] and not environ.get(variable):
+        if table["access"] == "own":
+            api_keys = []
+        else:
+            what = f"the environment variable {variable} is {'empty' if variable in environ else 'not set'}"
+            advice = f"export {variable}=…, or try the sandbox, which needs none: make demo, or tproxy serve --sandbox"
+            file.add((*at, "api_keys", 0), f"{what}: {advice}")
     elif table["access"] != "own" and api_keys == []:
         file.add((*at, "api_keys"), "must hold a key, unless access is own")
     table["upstream"] = file.resolve(at, upstream | {"api_keys": api_keys})
@@ -285,16 +296,43 @@ def load(path: Path, environ: Mapping[str, str] | None = None, *, sandbox: str |
     return cast(Settings, settings)
 
 
+def load_books(path: Path, environ: Mapping[str, str] | None = None) -> tuple[Path, str]:
+    """Read what is needed to look at the books: the file of the database, and the time zone of their days.
+
+    Nothing else in the file is judged, and no variable but those that stand for these two is needed.
+
+    Args:
+        path: config.toml.
+        environ: where `env:` values come from; the process's environment if None.
+
+    Raises:
+        SettingsFault: one of the two is at fault, or the file cannot be read.
+    """
+    file = TomlFile(path, os.environ if environ is None else environ, advice=ADVICE)
+
+    def named(at: Place, name: str) -> dict[str, Any]:
+        table = file.table(at)
+        return {name: file.resolve((*at, name), table[name])} if name in table else {}
+
+    both = named(("tproxy",), "database") | {"budgets": named(("tproxy", "budgets"), "timezone")}
+    settings = cast(Settings, file.validate(Settings, both, ("tproxy",), KNOWN))
+    file.check()
+    return settings.database_path, settings.budgets.timezone
+
+
 def _access(file: TomlFile, table: Mapping[str, Any], server: Mapping[str, Any]) -> Any:
     """Who gets in, where the file does not say: never everyone but on loopback addresses."""
     place = ("tproxy", "access")
     binds = [bind for name in hypercorn_keys.BINDS for bind in server.get(name, ())]
     public = next((bind for bind in binds if not hypercorn_keys.is_loopback(bind)), None)
+    keyed = "master_key" in table or "key_file" in table
     if "access" in table:
         if table["access"] == "open" and public:
             file.add(place, f"open takes any key, so every bind must be a loopback address; {public} is not")
+        elif table["access"] == "keys" and not keyed:
+            file.add(place, "keys lets nobody in without a key: set tproxy.master_key or tproxy.key_file")
         return table["access"]
-    if "master_key" in table or "key_file" in table:
+    if keyed:
         return "keys"
     if public:
         file.add(

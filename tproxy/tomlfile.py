@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import os
 import re
 import tomllib
 from collections import Counter
@@ -65,13 +66,15 @@ class TomlFile:
         path: the file. Its name stands in the places; relative paths in it are relative to its directory.
         environ: where `env:` values come from.
         private: whether the file must be closed to group and others.
+        advice: what to do where the file cannot be read.
 
     Raises:
         SettingsFault: the file cannot be read, or is not TOML.
     """
 
-    def __init__(self, path: Path, environ: Mapping[str, str], *, private: bool = False) -> None:
-        self.directory = path.absolute().parent
+    def __init__(self, path: Path, environ: Mapping[str, str], *, private: bool = False, advice: str = "") -> None:
+        path = path.absolute()
+        self.directory = path.parent
         self.data: dict[str, Any] = {}
         self._name = path.name
         self._environ = environ
@@ -86,7 +89,7 @@ class TomlFile:
             self.data = tomllib.loads(text)
             self._lines = _line_numbers(text)
         except OSError as error:
-            unreadable = f"cannot be read: {error.strerror}: {path}"
+            unreadable = f"cannot be read: {error.strerror}: {path}" + (f"; {advice}" if advice else "")
         except UnicodeDecodeError as error:
             unreadable = f"is not UTF-8 text, at byte {error.start}"
         except tomllib.TOMLDecodeError as error:
@@ -198,6 +201,11 @@ class TomlFile:
         """
         if self._faults:
             raise SettingsFault(sorted(self._faults, key=lambda fault: fault.line or 0))
+
+
+def is_readable(path: str | Path) -> bool:
+    """Whether `path` is a file that this process can read; also False for what can be no path."""
+    return os.path.isfile(path) and os.access(path, os.R_OK)  # unlike Path.is_file, raises nothing
 
 
 def credential(value: SecretStr) -> SecretStr:

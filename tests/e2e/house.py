@@ -12,9 +12,10 @@ from typing import Any
 import trio
 
 from tests.wire.peer import Peer, Script, peer
+from tproxy.assembly import open_proxy
 from tproxy.flow.proxy import Proxy
 from tproxy.sandbox.server import Sandbox, serve_sandbox
-from tproxy.server import inbound_bounds, listening, open_proxy
+from tproxy.server import inbound_bounds, listening
 from tproxy.settings import load
 from tproxy.store import reading
 from tproxy.wire import inbound

@@ -194,6 +194,7 @@ async def test_an_address_in_use(tmp_path: Path, sandbox: Sandbox) -> None:
     config.write_text(config.read_text().replace("127.0.0.1:0", f"127.0.0.1:{sandbox.port}"))
     ended = await run("tproxy", "serve", folder=tmp_path)
     assert ended.returncode == 1
+    assert f"127.0.0.1:{sandbox.port}" in ended.stderr
     assert "in use" in ended.stderr
     assert "Traceback" not in ended.stderr
 
@@ -253,6 +254,10 @@ async def test_spend_shows_what_was_served(tmp_path: Path, sandbox: Sandbox) -> 
         assert id in shown.stdout
         unknown = await run("tproxy", "spend", "--id", "00000000-0000", folder=tmp_path)
         assert unknown.returncode == 1
+        newest = await run("tproxy", "spend", "--last", "5", folder=tmp_path)
+        assert id in newest.stdout
+        listed = json.loads((await run("tproxy", "spend", "--last", "5", "--json", folder=tmp_path)).stdout)
+        assert [row["id"] for row in listed] == [id]
 
 
 KILLER = (
@@ -289,6 +294,32 @@ async def test_hypercorns_command_with_a_faulty_configuration(tmp_path: Path, sa
     configure(tmp_path, sandbox, tproxy='acess = "open"')
     ended = await run("hypercorn", "--config", "config.toml", "tproxy:app", folder=tmp_path)
     assert "acess" in ended.stderr  # the exit code is hypercorn's own, and it is 0
+
+
+async def test_the_demo_is_kept_apart_from_money(tmp_path: Path, sandbox: Sandbox) -> None:
+    books = configure(tmp_path, sandbox)
+    async with tproxy(tmp_path, "--sandbox") as server:
+        await ask(server.address, request("tokens=5"))
+        totals = json.loads((await run("tproxy", "spend", "--json", folder=tmp_path)).stdout)
+    assert totals["total_cost_nano"] == 0
+    assert totals["sandbox_cost_nano"] == totals["days"][0]["cost_nano"] > 0
+    assert [row["upstream"] for row in reading.recent(books, 5)] == ["sandbox"]
+    assert len(sandbox.requests) == 0
+
+
+async def test_spend_needs_no_secret(tmp_path: Path, sandbox: Sandbox) -> None:
+    configure(tmp_path, sandbox, tproxy='master_key = "env:NOT_SET_ANYWHERE"')
+    ended = await run("tproxy", "spend", folder=tmp_path)
+    assert "NOT_SET_ANYWHERE" not in ended.stderr
+    assert "no such file" in ended.stderr
+
+
+async def test_a_sandbox_that_cannot_listen(tmp_path: Path) -> None:
+    for bind in ("foo", "127.0.0.1:99999"):
+        ended = await run("tproxy", "sandbox", "--bind", bind, folder=tmp_path)
+        assert ended.returncode == 2
+        assert "HOST:PORT" in ended.stderr
+        assert "Traceback" not in ended.stderr
 
 
 async def test_the_sandbox_alone(tmp_path: Path) -> None:

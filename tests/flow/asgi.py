@@ -133,6 +133,7 @@ async def stage(
             ring=KeyRing(**{"access": "open", "master": None, "keys": {}, "api_keys": [REAL_KEY], **ring}),
             pool=pool,
             origin=upstream.origin,
+            upstream="test",
             base_url=f"http://127.0.0.1:{upstream.origin.port}",
             base_path=b"",
             ledger=ledger,

@@ -148,9 +148,14 @@ def test_a_client_that_closes_when_it_has_what_it_wants(
 
 
 def test_nothing_seen_has_no_cost() -> None:
-    for ended in (base.CLIENT_GONE, base.UPSTREAM_TIMEOUT, base.UPSTREAM_UNREACHABLE):
+    for ended in (base.CLIENT_GONE, base.UPSTREAM_TIMEOUT, base.UPSTREAM_BROKEN):
         row = closed(stream(), ended=ended, status=None)
         assert (row.cost_nano, row.certainty) == (None, base.PARTIAL)
+
+
+def test_what_was_never_sent_cost_nothing() -> None:
+    row = closed(stream(), ended=base.UPSTREAM_UNREACHABLE, status=None)
+    assert (row.cost_nano, row.certainty) == (0, base.EXACT)
 
 
 def test_our_own_answer_is_not_an_answer_of_the_upstream() -> None:

@@ -24,6 +24,15 @@ async def test_an_address_that_is_taken_is_an_error(sandbox: Sandbox) -> None:
         await serve_sandbox(f"127.0.0.1:{sandbox.port}")
 
 
+@pytest.mark.parametrize(
+    "bind",
+    ["", "foo", "4010", "127.0.0.1", "127.0.0.1:", ":4010", "127.0.0.1:99999", "h:-1", "h:http", "::1:0", "http://h:1"],
+)
+async def test_no_address_is_a_plain_error(bind: str) -> None:
+    with pytest.raises(ValueError, match=r"^the address .* must be HOST:PORT, for example 127\.0\.0\.1:4010, not '"):
+        await serve_sandbox(bind)
+
+
 async def test_cancelling_ends_all_and_closes_the_books() -> None:
     async with trio.open_nursery() as nursery:
         sandbox: Sandbox = await nursery.start(serve_sandbox)

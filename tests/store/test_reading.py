@@ -44,9 +44,9 @@ def _write(path: Path, pairs: list[tuple[Opening, Closing | None]]) -> Path:
 
 def _day(day: str, model: str, exchanges: int, **figures: int) -> DayModel:
     names = ("input_tokens", "output_tokens", "cache_read_tokens", "cache_write_tokens", "cost_nano")
-    counts = ("unpriced", "estimated", "open")
+    counts = ("unpriced", "estimated", "partial", "open")
     values = dict.fromkeys((*names, *counts), 0) | figures
-    return DayModel(date.fromisoformat(day), model, exchanges, **values)
+    return DayModel(date.fromisoformat(day), False, model, exchanges, **values)
 
 
 def test_one_exchange_in_full(tmp_path: Path) -> None:
@@ -129,7 +129,7 @@ def test_spend_is_summed_by_day_and_model(tmp_path: Path) -> None:
             "2025-01-02",
             served,
             4,
-            **times(4, input_tokens=60, cost_nano=15, unpriced=1, estimated=2, open=1),
+            **times(4, input_tokens=60, cost_nano=15, unpriced=1, estimated=1, partial=1, open=1),
         ),
         _day("2025-03-01", served, 2, **times(2, input_tokens=39, cost_nano=2**62 + 1)),
     ]
@@ -267,3 +267,10 @@ def test_calls_without_a_model_are_joined_by_the_beginning_of_their_path(
     opening = make_opening(1, model_asked=None, path=path)
     [day] = spend_by_day(_write(tmp_path / "t.db", [(opening, None)]))
     assert day.model == family
+
+
+def test_what_the_sandbox_served_is_kept_apart(tmp_path: Path) -> None:
+    pairs = [
+        (make_opening(n, upstream=upstream), make_closing(n)) for n, upstream in enumerate(("sandbox", "https://x"))
+    ]
+    assert [day.sandbox for day in spend_by_day(_write(tmp_path / "t.db", list(pairs)))] == [False, True]

@@ -65,7 +65,8 @@ class Services:
     """What an exchange works with. Replaced as a whole on a reload; a running exchange keeps what it began with.
 
     Args:
-        base_url: of the upstream, without a trailing slash; `base_path` is its path.
+        upstream: what the ledger calls it: its base URL, or `sandbox`.
+        base_url: without a trailing slash; `base_path` is its path.
         pseudonym: this process in Via headers (RFC 9110 section 7.6.3).
         clock: wall-clock microseconds since the epoch.
         draining: true once the process has been told to stop.
@@ -76,6 +77,7 @@ class Services:
     ring: KeyRing
     pool: Pool
     origin: Origin
+    upstream: str
     base_url: str
     base_path: bytes
     ledger: Ledger
@@ -167,7 +169,7 @@ class Exchange:
             id=self.course.id,
             accepted_us=self.course.accepted_us,
             passage=self.passage,
-            upstream=services.base_url,
+            upstream=services.upstream,
             caller=self.caller,
             facts=facts,
             headers=request.headers,
@@ -241,7 +243,7 @@ class Exchange:
             fault = unavailable
         self.course.status = fault.status
         body = envelope(fault, self.course.id)
-        await client.head(fault.status, b"", json_head(body, fault_headers(fault, self.ids)))
+        await client.head(fault.status, None, json_head(body, fault_headers(fault, self.ids)))
         await client.body(body, more=False)
 
     def _note(self) -> None:

@@ -80,8 +80,8 @@ class Client:
             self.gone = True
             self._on_gone()
 
-    async def head(self, status: int, reason: bytes, headers: Sequence[Header]) -> None:
-        """Send the response head."""
+    async def head(self, status: int, reason: bytes | None, headers: Sequence[Header]) -> None:
+        """Send the response head. Without a `reason`, it has the standard one."""
         self.answered = True
         await self._pass({"type": "http.response.start", "status": status, "reason": reason, "headers": headers})
 

@@ -52,6 +52,8 @@ class Proxy:
                 "refused",
                 id=id,
                 method=request.method,
+                path=request.target.partition(b"?")[0][:200].decode("latin-1"),
+                client=request.client_address,
                 status=fault.status,
                 code=fault.code,
                 why=fault.message,

@@ -7,8 +7,9 @@ A table in one function, pure, so that every case can be tested without a socket
 | ended with the upstream's last word on usage | as told | `exact` |
 | said a usage and may have had more to say | as told | `partial` |
 | cut after message_start | input as told, output counted from the delivered deltas | `estimated` |
-| nothing of it was seen | none | `partial`, no cost |
-| known tokens without a known price, or a call whose price nobody told us | as told | `unpriced`, no cost |
+| nothing of it was seen, and the request may have been | none | `partial`, cost unknown |
+| the upstream could not be reached: nothing was sent | none | `exact`, cost 0 |
+| known tokens without a known price, or a call whose price nobody told us | as told | `unpriced`, cost unknown |
 | a call that costs nothing, or an error status | none | `exact`, cost 0 |
 """
 
@@ -60,7 +61,8 @@ def settle(course: Course, outcome: Outcome, prices: PriceBook, *, running: bool
             geo=usage.geo,
         )
     answered = course.status is not None and course.head_us is not None
-    if (answered and not _is_success(course.status)) or (passage.free and not passage.inference):
+    unsent = course.broken == base.UPSTREAM_UNREACHABLE
+    if unsent or (answered and not _is_success(course.status)) or (passage.free and not passage.inference):
         return replace(closing, cost_nano=0, certainty=base.EXACT)
     if not passage.inference:
         # A POST that may cost something which its own answer does not tell: a batch, a session, a path unknown to us.

@@ -20,6 +20,7 @@ TAG = re.compile(r"\[sandbox\s+([^\]]*)\]")
 
 MOST_TOKENS = 200_000
 MOST_BYTES = 64 * 1024 * 1024
+MOST_EVENTS = 1_000_000
 
 
 class Place(NamedTuple):
@@ -29,20 +30,31 @@ class Place(NamedTuple):
     unit: Literal["events", "bytes"]
 
 
+def _int(value: str) -> int:
+    """The number, or -1, which nothing takes."""
+    try:
+        return int(value)
+    except ValueError:
+        return -1
+
+
 def _whole(most: int = 1_000_000) -> Callable[[str], int]:
     def read(value: str) -> int:
-        number = int(value)
+        number = _int(value)
         if not 0 <= number <= most:
-            raise ValueError(f"not between 0 and {most}")
+            raise ValueError(f"not a whole number between 0 and {most}")
         return number
 
     return read
 
 
 def _number(value: str) -> float:
-    number = float(value)
+    try:
+        number = float(value)
+    except ValueError:
+        number = -1
     if not 0 <= number <= 86_400:
-        raise ValueError("not between 0 and 86400")
+        raise ValueError("not a number between 0 and 86400")
     return number
 
 
@@ -53,15 +65,19 @@ def _flag(value: str) -> bool:
 
 
 def _place(value: str) -> Place:
-    if value.endswith("b"):
-        return Place(_whole(MOST_BYTES)(value[:-1]), "bytes")
-    return Place(_whole()(value), "events")
+    in_bytes = value.endswith("b")
+    number = _int(value.removesuffix("b"))
+    if not 0 <= number <= (MOST_BYTES if in_bytes else MOST_EVENTS):
+        raise ValueError(
+            f"neither events, as in 7 (at most {MOST_EVENTS}), nor bytes, as in 700b (at most {MOST_BYTES})"
+        )
+    return Place(number, "bytes" if in_bytes else "events")
 
 
 def _status(value: str) -> int:
-    number = int(value)
+    number = _int(value)
     if number and not 300 <= number <= 599:
-        raise ValueError("not between 300 and 599")
+        raise ValueError("neither 0 nor a status between 300 and 599")
     return number
 
 

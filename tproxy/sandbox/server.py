@@ -9,6 +9,7 @@ async with trio.open_nursery() as nursery:
 from __future__ import annotations
 
 import errno
+import re
 import socket
 import ssl
 from collections import deque
@@ -66,18 +67,19 @@ async def serve_sandbox(
     """Serve until cancelled.
 
     Args:
-        bind: `host:port`; port 0 takes a free one.
+        bind: `HOST:PORT` or `[IPv6]:PORT`; port 0 takes a free one.
         keys: the credentials that are accepted; None: any.
         paced: where a request brings no script, its answer comes at a pace that is pleasant to read.
         tls: a server context; the sandbox then speaks TLS.
         idle_seconds: how long a connection may lie idle.
 
     Raises:
+        ValueError: `bind` is no such address.
         OSError: the address cannot be bound.
     """
-    host, _, port = bind.rpartition(":")
+    host, port = _address(bind)
     listener = socket.create_server(
-        (host.strip("[]"), int(port)),
+        (host.strip("[]"), port),
         family=socket.AF_INET6 if ":" in host else socket.AF_INET,
         backlog=_BACKLOG,
     )
@@ -122,6 +124,14 @@ async def serve_sandbox(
                 if full:
                     await trio.sleep(_FULL_SECONDS)
     raise AssertionError("the loop above only ends by an exception")
+
+
+def _address(bind: str) -> tuple[str, int]:
+    """Host, with the brackets of IPv6, and port."""
+    match = re.fullmatch(r"(\[[^\[\]\s]+\]|[^\[\]:\s]+):([0-9]{1,5})", bind)
+    if match is None or int(match[2]) > 65535:
+        raise ValueError(f"the address to listen on must be HOST:PORT, for example 127.0.0.1:4010, not {bind!r}")
+    return match[1], int(match[2])
 
 
 def accept(listener: socket.socket) -> tuple[list[socket.socket], bool]:

@@ -28,7 +28,8 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _LATEST_US = (1 << 63) - 1
 
 _SPEND = """
-SELECT coalesce(model_served, model_asked, family(path)) AS model,
+SELECT upstream = 'sandbox' AS sandbox,
+       coalesce(model_served, model_asked, family(path)) AS model,
        count(*),
        coalesce(sum(input_tokens), 0),
        coalesce(sum(output_tokens), 0),
@@ -36,12 +37,13 @@ SELECT coalesce(model_served, model_asked, family(path)) AS model,
        coalesce(sum(cache_write_5m_tokens), 0) + coalesce(sum(cache_write_1h_tokens), 0),
        coalesce(sum(cost_nano), 0),
        sum(certainty = 'unpriced'),
-       sum(certainty IN ('estimated', 'partial') AND ended != 'open'),
+       sum(certainty = 'estimated' AND ended != 'open'),
+       sum(certainty = 'partial' AND ended != 'open'),
        sum(ended = 'open')
   FROM exchange
  WHERE accepted_us >= ? AND accepted_us < ?
- GROUP BY model
- ORDER BY model
+ GROUP BY sandbox, model
+ ORDER BY sandbox, model
 """
 
 
@@ -51,11 +53,13 @@ class DayModel:
 
     `model` is the one that served, else the one that was asked for, else, for calls without a model, the path up to the
     first id in it.
-    `cache_write_tokens` joins both lifetimes. Of the `exchanges`, `unpriced` have tokens whose price is not known
-    and are not in `cost_nano`; `estimated` have ended without the upstream's final word; `open` have not ended.
+    `sandbox` tells money that nobody spent. `cache_write_tokens` joins both lifetimes. Of the `exchanges`, `unpriced`
+    have tokens whose price is not known and are not in `cost_nano`; `estimated` and `partial` have ended without the
+    upstream's final word; `open` have not ended.
     """
 
     day: date
+    sandbox: bool
     model: str
     exchanges: int
     input_tokens: int
@@ -65,6 +69,7 @@ class DayModel:
     cost_nano: int
     unpriced: int
     estimated: int
+    partial: int
     open: int
 
 
@@ -126,7 +131,7 @@ def spend_by_day(
             day = (_EPOCH + timedelta(microseconds=first)).astimezone(zone).date()
             next_start = min(_midnight_us(day + timedelta(days=1), zone), end)
             for row in connection.execute(_SPEND, (first, next_start)):
-                found.append(DayModel(day, *row))
+                found.append(DayModel(day, bool(row[0]), *row[1:]))
             start = next_start
 
 
@@ -153,7 +158,7 @@ def _values(row: sqlite3.Row) -> dict[str, Any]:
 def _reading(path: Path) -> Iterator[sqlite3.Connection]:
     """A read transaction on a connection that cannot write, once the file is known to be a ledger."""
     if not path.is_file():
-        raise LedgerUnusable(f"{path}: there is no such file")
+        raise LedgerUnusable(f"{path}: there is no such file; nothing has been served with this database yet")
     try:
         connection = sqlite3.connect(
             f"{path.resolve().as_uri()}?mode=ro", uri=True, timeout=BUSY_SECONDS, isolation_level=None

@@ -1,0 +1,126 @@
+from __future__ import annotations
+
+from datetime import date
+from typing import Any
+
+import pytest
+
+from tproxy import terminal
+from tproxy.store.reading import DayModel
+
+
+def day(model: str = "claude-haiku-4-5", **figures: Any) -> DayModel:
+    known: dict[str, Any] = {
+        "day": date(2026, 11, 25),
+        "sandbox": False,
+        "exchanges": 1,
+        "input_tokens": 10,
+        "output_tokens": 20,
+        "cache_read_tokens": 30,
+        "cache_write_tokens": 40,
+        "cost_nano": 0,
+        "unpriced": 0,
+        "estimated": 0,
+        "partial": 0,
+        "open": 0,
+    }
+    return DayModel(**(known | {"model": model} | figures))
+
+
+def shown(capsys: pytest.CaptureFixture[str], *days: DayModel) -> list[list[str]]:
+    terminal.show_days(days)
+    return [line.split() for line in capsys.readouterr().out.splitlines() if line.strip()]
+
+
+@pytest.mark.parametrize(
+    ("nano", "decimals", "text"),
+    [
+        (0, 0, "0.0"),
+        (1, 0, "0.000000001"),
+        (13_408_000, 0, "0.013408"),
+        (13_408_000, 9, "0.013408000"),
+        (2_500_000_000, 2, "2.50"),
+        (-1_000_000_001, 0, "-1.000000001"),
+    ],
+)
+def test_dollars_are_exact(nano: int, decimals: int, text: str) -> None:
+    assert terminal.usd(nano, decimals) == text
+
+
+def test_a_column_of_money_has_one_number_of_decimals(capsys: pytest.CaptureFixture[str]) -> None:
+    lines = shown(capsys, day(cost_nano=475_000), day("claude-opus-5", cost_nano=2_000_000_000))
+    assert [line[-1] for line in lines if line[0] in ("2026-11-25", "total")] == ["0.000475", "2.000000", "2.000475"]
+
+
+def test_what_has_no_price_is_not_shown_as_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    lines = shown(capsys, day("claude-opus-99", unpriced=1), day(cost_nano=10_000_000, unpriced=1, exchanges=2))
+    by_name = {line[1] if line[0] == "2026-11-25" else line[0]: line for line in lines}
+    assert by_name["claude-opus-99"][-1] == "unpriced"
+    for name in ("claude-haiku-4-5", "total"):
+        assert by_name[name][-3:] == ["0.01", "+", "?"]
+    assert by_name["total"][1] == "3"
+
+
+def test_what_the_sandbox_served_is_not_in_the_total(capsys: pytest.CaptureFixture[str]) -> None:
+    lines = shown(capsys, day(cost_nano=10_000_000), day(cost_nano=70_000_000, sandbox=True))
+    ends = {line[0]: line[-1] for line in lines}
+    assert (ends["total"], ends["sandbox"]) == ("0.01", "0.07")
+
+
+def test_how_sure_the_figures_are(capsys: pytest.CaptureFixture[str]) -> None:
+    terminal.show_days([day(estimated=2, partial=1, open=3)])
+    out = " ".join(capsys.readouterr().out.split())
+    for note in ("2 estimated", "1 known in part", "3 still running"):
+        assert note in out
+
+
+def test_an_empty_ledger(capsys: pytest.CaptureFixture[str]) -> None:
+    assert ["total", "0", "0", "0", "0", "0.00"] in shown(capsys)
+
+
+def test_a_narrow_terminal_cuts_neither_models_nor_money(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    terminal.show_days([day("claude-haiku-4-5-20251001", cost_nano=123_456_789_123, exchanges=1_000_000)])
+    out = capsys.readouterr().out
+    assert "123.456789123" in out
+    assert "…" not in out
+
+
+def test_one_exchange_in_full(capsys: pytest.CaptureFixture[str]) -> None:
+    row = {
+        "id": "01a2",
+        "accepted_us": 1_795_602_512_115_577,
+        "head_us": 1_795_602_512_615_577,
+        "first_content_us": None,
+        "ended_us": 1_795_602_513_115_577,
+        "tags": ["a", "[b]"],
+        "cost_nano": 412_000,
+        "customer": None,
+    }
+    terminal.show_exchange(row)
+    lines = [line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines()]
+    assert ["accepted", "2026-11-25 10:28:32.115+00:00"] in [[a, *(b.strip() for b in rest)] for a, *rest in lines]
+    text = "\n".join(" ".join(line) for line in lines)
+    for part in ("a, [b]", "0.000412 USD", "500.0 ms", "1,000.0 ms"):
+        assert part in text
+
+
+def test_the_newest_exchanges(capsys: pytest.CaptureFixture[str]) -> None:
+    row = {
+        "id": "01a21218-2349-7da9-846c-3729d22bb745",
+        "accepted_us": 1_795_602_512_115_577,
+        "caller": "key:" + "a" * 64,
+        "caller_alias": None,
+        "model_served": None,
+        "model_asked": "claude-opus-5",
+        "path": "/v1/messages",
+        "ended": "finished",
+        "cost_nano": None,
+    }
+    terminal.show_recent([row])
+    out = capsys.readouterr().out
+    assert "claude-opus-5" in "".join(out.split())
+    assert "01a21218-2349-7da9-846c-3729d22bb745" in out
+    assert " ? " in out.replace("\n", " "), "a cost that is not known"
