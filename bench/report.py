@@ -1,4 +1,4 @@
-"""What a run came to, for people: a table for each workload, with the median of the rounds above their least and most.
+"""What a run came to, for people: a table for each workload, with the median, the least and the most of the rounds.
 
 `added` is the difference to the direct run of the same round. It can be a little below zero: that is the noise.
 """
@@ -105,10 +105,11 @@ COLUMNS: dict[str, tuple[Column, ...]] = {
 }
 
 
-def spread(values: Sequence[float], digits: int) -> str:
-    """The median; below it, the least and the most, if there is more than one value."""
-    text = f"{median(values):,.{digits}f}"
-    return text if len(values) == 1 else f"{text}\n[dim]{min(values):,.{digits}f}..{max(values):,.{digits}f}[/dim]"
+def spread(values: Sequence[float], digits: int, mark: str = "") -> str:
+    """The median, behind a mark; if there is more than one value, the least and the most on two lines below it."""
+    shown = [median(values)] if len(values) == 1 else [median(values), min(values), max(values)]
+    first, *rest = (f"{value:,.{digits}f}" for value in shown)
+    return mark + "\n".join([first, *(f"[dim]{value}[/dim]" for value in rest)])
 
 
 def render(results: Results) -> RenderableType:
@@ -150,7 +151,7 @@ def _table(results: Results, workload: Workload) -> Table:
     table.add_column("load busy", justify="right")
     for name in results.subjects():
         cells, direct = results.of(workload, name), results.of(workload, "direct")
-        row = [name]
+        row = [name if len(cells) == 1 else f"{name}\n[dim]least\nmost[/dim]"]
         for column in columns:
             row.append("" if column.of_proxy and name == "direct" else _figure(column, cells, workload))
             if column.added:
@@ -164,4 +165,4 @@ def _table(results: Results, workload: Workload) -> Table:
 
 def _figure(column: Column, cells: Sequence[Cell], workload: Workload) -> str:
     bound = column.value is answers_per_second and any(cell.load_bound for cell in cells)
-    return ("≥ " if bound else "") + spread([column.value(cell, workload) for cell in cells], column.digits)
+    return spread([column.value(cell, workload) for cell in cells], column.digits, "≥ " if bound else "")
