@@ -8,6 +8,8 @@ import pytest
 from tproxy import terminal
 from tproxy.store.reading import DayModel
 
+NO_TIMES = {"first_content_us": None, "ended_us": None}
+
 
 def day(model: str = "claude-haiku-4-5", **figures: Any) -> DayModel:
     known: dict[str, Any] = {
@@ -72,6 +74,14 @@ def test_how_sure_the_figures_are(capsys: pytest.CaptureFixture[str]) -> None:
     out = " ".join(capsys.readouterr().out.split())
     for note in ("2 estimated", "1 known in part", "3 still running"):
         assert note in out
+
+
+def test_what_clients_wrote_cannot_steer_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    terminal.show_days([day("claude\x1b[2J\x9b1m")])
+    terminal.show_exchange({"customer": "\x1b]0;pwned\x07[bold]x", "accepted_us": 1, "head_us": None} | NO_TIMES)
+    out = capsys.readouterr().out
+    assert not [char for char in out if char in "\x1b\x9b\x07"]
+    assert "[bold]x" in out
 
 
 def test_an_empty_ledger(capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,7 +9,7 @@ program can tell tproxy's refusals from Anthropic's by `error.details.error_code
 - `UpstreamFault`: the upstream broke its side.
 - `OurFault`: tproxy cannot do its part.
 
-A message is shown to clients and written to logs: it never holds a secret or a byte of a body.
+A message is shown to clients and written to logs: it never holds a secret, and nothing of a body but a model's name.
 """
 
 from __future__ import annotations
@@ -106,6 +106,10 @@ class PermissionFault(ClientFault):
 
 class ModelNotAllowed(PermissionFault):
     code = "model_not_allowed"
+
+
+class RouteNotAllowed(PermissionFault):
+    code = "route_not_allowed"
 
 
 class LoopDetected(ClientFault):

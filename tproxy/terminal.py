@@ -6,13 +6,13 @@ too narrow wraps the line instead. What is not known is not shown as 0.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from rich import box
+from rich import box, markup
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from tproxy.store.reading import DayModel
@@ -45,7 +45,7 @@ def show_days(days: Sequence[DayModel]) -> None:
     for sandbox in (False, True):
         some = [day for day in days if day.sandbox == sandbox]
         for day in some:
-            table.add_row(day.day.isoformat(), escape(day.model), *_figures([day], decimals))
+            table.add_row(day.day.isoformat(), _plain(day.model), *_figures([day], decimals))
         if some or not sandbox:
             table.add_section()
             name = ("sandbox", "not spent") if sandbox else ("total", "")
@@ -66,8 +66,8 @@ def show_recent(rows: Sequence[dict[str, Any]]) -> None:
         table.add_row(
             row["id"],
             _time(row["accepted_us"])[:19],
-            escape(row["caller_alias"] or row["caller"][:16]),
-            escape(row["model_served"] or row["model_asked"] or row["path"]),
+            _plain(row["caller_alias"] or row["caller"][:16]),
+            _plain(row["model_served"] or row["model_asked"] or row["path"]),
             row["ended"],
             _cost(row["cost_nano"], decimals),
         )
@@ -88,11 +88,16 @@ def show_exchange(row: dict[str, Any]) -> None:
             name, shown = name.removesuffix("_nano"), f"{usd(value)} USD"
         else:
             shown = ", ".join(value) if isinstance(value, list) else str(value)
-        table.add_row(name, escape(shown))
+        table.add_row(name, _plain(shown))
     for name, start, end in _DURATIONS:
         if row[end] is not None:
             table.add_row(name, f"{(row[end] - row[start]) / 1000:,.1f} ms")
     _print(table)
+
+
+def _plain(text: str) -> str:
+    """Text that clients chose, made safe to show: no markup of rich's, and no control character of a terminal's."""
+    return markup.escape(re.sub(r"[\x00-\x1f\x7f-\x9f]", "\ufffd", text))
 
 
 def _table(title: str, caption: str | None) -> Table:

@@ -127,6 +127,10 @@ def test_tags_are_joined_in_order_without_repetition() -> None:
     assert tags(headers, facts, CALLER) == ("a", "b", "d", "c", "e", "shared", "k")
 
 
+def test_tags_are_utf_8() -> None:
+    assert tags([(b"x-tproxy-tags", "zürich".encode())], None, replace(CALLER, tags=())) == ("zürich",)
+
+
 def test_attribution_is_bounded() -> None:
     many = b",".join(b"t%d" % n for n in range(1000))
     found = tags([(b"x-tproxy-tags", many), (b"x-tproxy-tags", b"x" * 9999)], None, CALLER)
@@ -145,6 +149,10 @@ def test_attribution_is_bounded() -> None:
         (("claude-opus-5",), "claude-opus-5-5", False),
         (("claude-opus-5",), "CLAUDE-OPUS-5", False),
         (("*",), None, False),
+        (("claude-opus-4-8[1m]",), "claude-opus-4-8[1m]", True),
+        (("claude-opus-4-8[1m]",), "claude-opus-4-8m", False),
+        (("claude-*-4-?",), "claude-opus-4-8", False),
+        (("claude-*-4-8", "x"), "claude-opus-4-8", True),
     ],
 )
 def test_the_allow_list(models: tuple[str, ...], model: str | None, allowed: bool) -> None:

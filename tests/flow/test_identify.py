@@ -7,7 +7,7 @@ import pytest
 
 from tproxy import errors
 from tproxy.errors import Header
-from tproxy.flow.identify import ANONYMOUS, MASTER, Caller, KeyRing
+from tproxy.flow.identify import ANONYMOUS, MASTER, Caller, KeyRing, check_open
 from tproxy.store.keyfile import Key
 
 NOW_US = 1_800_000_000_000_000
@@ -115,6 +115,14 @@ def test_one_caller_always_gets_the_same_of_several_keys() -> None:
     assert len({choose(b"sk-good") for _ in range(5)}) == 1
 
 
+def test_another_key_moves_few_callers() -> None:
+    before, after = ring("keys", [f"sk-ant-{n}" for n in range(4)]), ring("keys", [f"sk-ant-{n}" for n in range(5)])
+    callers = [Caller(f"key:{n}") for n in range(400)]
+    moved = [caller for caller in callers if before._credential(caller, b"") != after._credential(caller, b"")]
+    assert 40 < len(moved) < 130
+    assert {after._credential(caller, b"").value for caller in moved} == {b"sk-ant-4"}
+
+
 OWN_TOKEN = "sk-ant-api03-mine"
 OWN = Caller("own:" + digest(OWN_TOKEN))
 
@@ -124,7 +132,9 @@ OWN = Caller("own:" + digest(OWN_TOKEN))
     [
         ([(b"x-api-key", OWN_TOKEN.encode())], OWN, "x-api-key"),
         ([(b"Authorization", b"Bearer " + OWN_TOKEN.encode())], OWN, "bearer"),
+        ([(b"api-key", OWN_TOKEN.encode())], OWN, "x-api-key"),
         ([(b"x-litellm-api-key", b"sk-good"), (b"Authorization", b"Bearer " + OWN_TOKEN.encode())], GOOD, "bearer"),
+        ([(b"Authorization", b"Bearer sk-good"), (b"x-api-key", OWN_TOKEN.encode())], GOOD, "x-api-key"),
     ],
 )
 def test_own_forwards_the_clients_credential(headers: Headers, caller: Caller, form: str) -> None:
@@ -142,8 +152,24 @@ def test_own_forwards_the_clients_credential(headers: Headers, caller: Caller, f
         ([(b"x-api-key", b"sk-good")], errors.KeyMissing),
         ([(b"Authorization", b"Bearer sk-master")], errors.KeyMissing),
         ([(b"x-litellm-api-key", b"sk-nobody"), (b"x-api-key", OWN_TOKEN.encode())], errors.KeyUnknown),
+        ([(b"Authorization", b"Bearer Bearer sk-good")], errors.KeyUnknown),
+        ([(b"Authorization", b"Bearer sk-good ;")], errors.KeyUnknown),
+        ([(b"Authorization", b"Bearer sk-goof")], errors.KeyUnknown),
+        ([(b"x-litellm-api-key", b"sk-good"), (b"Authorization", b"Bearer sk-gone")], errors.KeyMissing),
+        ([(b"Authorization", b"Bearer sk-ant-a sk-good")], errors.KeyUnknown),
     ],
-    ids=["none", "no own one", "a virtual key", "the master key", "unknown proxy key"],
+    ids=[
+        "none",
+        "no own one",
+        "a virtual key",
+        "the master key",
+        "unknown proxy key",
+        "a scheme too many",
+        "something behind it",
+        "mistyped",
+        "an old one beside it",
+        "two words",
+    ],
 )
 def test_own_never_forwards_a_key_of_the_proxy(headers: Headers, fault: type[errors.Fault]) -> None:
     with pytest.raises(fault):
@@ -152,3 +178,27 @@ def test_own_never_forwards_a_key_of_the_proxy(headers: Headers, fault: type[err
 
 def test_the_real_keys_do_not_show() -> None:
     assert "sk-ant-real" not in repr(ring())
+
+
+@pytest.mark.parametrize(
+    ("is_local", "origin", "fault"),
+    [
+        (True, None, None),
+        (True, b"http://localhost:3000", None),
+        (True, b"http://127.0.0.1:4000", None),
+        (True, b"https://[::1]", None),
+        (True, b"https://evil.example", errors.RouteNotAllowed),
+        (True, b"http://localhost.evil.example", errors.RouteNotAllowed),
+        (True, b"null", errors.RouteNotAllowed),
+        (True, b"\xff", errors.RouteNotAllowed),
+        (False, None, errors.KeyMissing),
+    ],
+)
+def test_open_is_for_this_machine_and_not_for_web_pages(
+    is_local: bool, origin: bytes | None, fault: type[errors.Fault] | None
+) -> None:
+    if fault is None:
+        check_open(is_local, origin)
+    else:
+        with pytest.raises(fault):
+            check_open(is_local, origin)

@@ -56,6 +56,7 @@ def course(ended: str = base.FINISHED, status: int | None = 200, passage: Passag
         lambda: AT_US + 5,
         model_asked="claude-opus-5-5",
         status=status,
+        upstream_status=status,
         head_us=AT_US + 1 if status else None,
         whole=whole,
         client_gone=gone,
@@ -160,9 +161,16 @@ def test_what_was_never_sent_cost_nothing() -> None:
 
 def test_our_own_answer_is_not_an_answer_of_the_upstream() -> None:
     broken = course(base.UPSTREAM_BROKEN, status=502)
-    broken.head_us = None
+    broken.upstream_status = None
     row = settle(broken, stream(), built_in())
     assert (row.status, row.cost_nano, row.certainty) == (502, None, base.PARTIAL)
+
+
+def test_what_the_upstream_served_is_not_free_because_we_could_not_pass_it_on() -> None:
+    unrecorded = course(base.FAILED, status=503)
+    unrecorded.upstream_status, unrecorded.broken = 200, base.FAILED
+    row = settle(unrecorded, stream(), built_in())
+    assert (row.status, row.cost_nano, row.certainty) == (503, None, base.PARTIAL)
 
 
 def test_an_unknown_model_is_unpriced_never_free() -> None:

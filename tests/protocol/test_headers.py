@@ -17,6 +17,7 @@ from tproxy.protocol.headers import (
     get_all,
     hop_by_hop,
     is_loop,
+    joined,
     upstream_headers,
     via,
 )
@@ -281,20 +282,29 @@ def test_two_different_values_are_refused_without_showing_them(name: bytes) -> N
     [
         ("", None),
         ("Authorization: Bearer sk-ant-oat01-x", Credential("bearer", b"sk-ant-oat01-x")),
-        ("authorization: bearer  x", Credential("bearer", b"x")),
+        ("authorization: bearer  sk-ant-x", Credential("bearer", b"sk-ant-x")),
         ("X-Api-Key: sk-ant-api03-x", Credential("x-api-key", b"sk-ant-api03-x")),
-        ("x-api-key: k | authorization: Bearer t", Credential("bearer", b"t")),
-        ("x-api-key: k | authorization: Basic t", Credential("x-api-key", b"k")),
-        ("x-litellm-api-key: v | authorization: Bearer t", Credential("bearer", b"t")),
-        ("x-litellm-api-key: v | x-api-key: k", Credential("x-api-key", b"k")),
-        ("x-litellm-api-key: v", None),
-        ("api-key: v", None),
+        ("api-key: sk-ant-api03-x", Credential("x-api-key", b"sk-ant-api03-x")),
+        ("x-api-key: sk-ant-k | authorization: Bearer sk-ant-t", Credential("bearer", b"sk-ant-t")),
+        ("x-api-key: sk-ant-k | authorization: Bearer sk-t", Credential("x-api-key", b"sk-ant-k")),
+        ("x-api-key: sk-ant-k | authorization: Basic sk-ant-t", Credential("x-api-key", b"sk-ant-k")),
+        ("x-litellm-api-key: v | authorization: Bearer sk-ant-t", Credential("bearer", b"sk-ant-t")),
+        ("x-litellm-api-key: v | x-api-key: sk-ant-k", Credential("x-api-key", b"sk-ant-k")),
+        ("x-litellm-api-key: sk-ant-v", None),
+        ("authorization: Bearer Bearer sk-ant-x", None),
+        ("authorization: Bearer sk-ant-x sk-y", None),
+        ("authorization: Bearer sk-virtual", None),
         ("x-api-key: ", None),
         ("authorization: Bearer", None),
     ],
 )
 def test_the_clients_own_token(headers: str, token: Credential | None) -> None:
     assert anthropic_token(lines(headers)) == token
+
+
+def test_a_list_field_is_joined() -> None:
+    assert joined(lines("Content-Encoding: gzip | content-encoding: br"), b"content-encoding") == b"gzip, br"
+    assert joined([], b"content-encoding") is None
 
 
 def test_a_credential_never_shows_itself() -> None:

@@ -6,8 +6,8 @@ ledger. Whoever is refused here has cost nothing and leaves no row.
 
 from __future__ import annotations
 
-import fnmatch
 import os
+import re
 from collections.abc import Sequence
 
 from tproxy.errors import Header, LedgerUnavailable, ModelNotAllowed
@@ -92,10 +92,15 @@ def check_model(caller: Caller, model: str | None) -> None:
             f"The key {caller.alias!r} is for certain models only, and the request does not say clearly which one "
             "it asks for."
         )
-    if not any(fnmatch.fnmatchcase(model, pattern) for pattern in caller.models):
+    if not any(_matches(model, pattern) for pattern in caller.models):
         raise ModelNotAllowed(
             f"The key {caller.alias!r} is not for the model {model!r}. It is for: {', '.join(caller.models)}."
         )
+
+
+def _matches(model: str, pattern: str) -> bool:
+    """Only `*` is special, and stands for any text: ids may hold brackets, as in `claude-opus-4-8[1m]`."""
+    return re.fullmatch(".*".join(map(re.escape, pattern.split("*"))), model, re.DOTALL) is not None
 
 
 def customer(headers: Sequence[Header], facts: RequestFacts | None) -> str | None:
@@ -113,7 +118,7 @@ def tags(headers: Sequence[Header], facts: RequestFacts | None, caller: Caller) 
     found: list[str] = []
     for name in _TAG_HEADERS:
         for value in header.get_all(headers, name):
-            found += [tag.strip() for tag in value.decode("latin-1").split(",")]
+            found += [tag.strip() for tag in value.decode("utf-8", "replace").split(",")]
     found += facts.litellm_tags if facts is not None else ()
     found += caller.tags
     return tuple(dict.fromkeys(tag[:_MAX_TEXT] for tag in found if tag))[:_MAX_TAGS]

@@ -4,9 +4,9 @@
                                       ├ tap     ┤
                                       └ watch   ┘
 
-Whatever is raised on the way is answered in this file, and nowhere else: as an error envelope while no byte of the
-answer has gone out, and after that by a broken end, which no client takes for a whole answer. Once `admit` has opened
-the row, `finally` closes it: there is no path around it.
+What is raised before `admit` is answered by `proxy.py`; what is raised after it, here: as an error envelope while no
+byte of the answer has gone out, and then by a broken end, which no client takes for a whole answer. Once `admit` has
+opened the row, `finally` closes it: there is no path around it.
 """
 
 from __future__ import annotations
@@ -26,7 +26,6 @@ from tproxy.errors import (
     Fault,
     Header,
     Internal,
-    KeyMissing,
     LoopDetected,
     UpstreamBroken,
     UpstreamTimeout,
@@ -37,13 +36,13 @@ from tproxy.flow.admit import admit
 from tproxy.flow.body import SMALL_BYTES, Receive, RequestBody, announced_length
 from tproxy.flow.course import Course
 from tproxy.flow.forward import Client, Outgoing, Send, forward, watch
-from tproxy.flow.identify import Caller, KeyRing
+from tproxy.flow.identify import Caller, KeyRing, check_open
 from tproxy.flow.request import Request
 from tproxy.flow.route import Passage
 from tproxy.flow.settle import settle
 from tproxy.flow.tap import Tap
 from tproxy.protocol import headers as header
-from tproxy.protocol.coding import CodingBroken, CodingOverflow, CodingUnknown, decode
+from tproxy.protocol.coding import CodingFault, decode
 from tproxy.protocol.pricing import PriceBook
 from tproxy.protocol.request import RequestFacts, read_request, strip_litellm_metadata
 from tproxy.store import base
@@ -126,9 +125,8 @@ class Exchange:
             raise Draining("This proxy is shutting down. Send the request again: another one will take it.")
         if header.is_loop(request.headers, services.pseudonym):
             raise LoopDetected("The request has come back to this proxy. Its upstream.base_url leads to itself.")
-        if services.ring.access == "open" and not request.is_local:
-            # The settings see to it, but hypercorn's own command can be told to bind elsewhere.
-            raise KeyMissing('This proxy lets everybody in (access = "open"), and so serves loopback addresses only.')
+        if services.ring.access == "open":
+            check_open(request.is_local, header.get(request.headers, b"origin"))
         self.caller, credential = services.ring.identify(request.headers, self.course.accepted_us)
         announced = announced_length(request.headers)
         held = self.passage.held or (announced is not None and announced <= SMALL_BYTES)
@@ -153,7 +151,7 @@ class Exchange:
                 host=services.origin.host_header,
                 via=header.via(request.http_version, services.pseudonym),
                 credential=credential,
-                framing=_framing(announced, body),
+                framing=_framing(request.headers, announced, body),
             ),
             body=body,
         )
@@ -191,12 +189,12 @@ class Exchange:
         headers = self.request.headers
         if self.request.method != "POST" or not (self.passage.held or _is_json(headers)):
             return headers, None, body
-        encoding = header.get(headers, b"content-encoding")
+        encoding = header.joined(headers, b"content-encoding")
         plain = body
         if encoding is not None:
             try:
                 plain = decode(body, encoding, max_output=self.services.max_body_bytes)
-            except (CodingUnknown, CodingBroken, CodingOverflow):
+            except CodingFault:
                 return headers, None, body  # the upstream will say what it thinks of it
         facts = read_request(plain)
         if not facts.has_litellm_metadata:
@@ -284,9 +282,12 @@ def _ending(fault: Fault) -> str:
     return _ENDINGS.get(type(fault), base.FAILED)
 
 
-def _framing(announced: int | None, body: Body) -> Header | None:
-    """How the request body is framed on the way to the upstream: by its length wherever that is known."""
-    if announced == 0 and body == b"":
+def _framing(headers: Sequence[Header], announced: int | None, body: Body) -> Header | None:
+    """How the request body is framed on the way to the upstream: by its length wherever that is known.
+
+    A length of 0 is said if the client said it: some servers want one with every POST (RFC 9110 section 8.6).
+    """
+    if body == b"" and announced == 0 and header.get(headers, b"content-length") is None:
         return None
     if isinstance(body, bytes):
         return (b"content-length", str(len(body)).encode())

@@ -113,6 +113,7 @@ async def forward(pool: Pool, outgoing: Outgoing, ticket: Ticket, client: Client
     async with pool.exchange(outgoing.method, outgoing.target, outgoing.headers, outgoing.body) as response:
         head = response.head
         course.head_us = clock()
+        course.upstream_status = head.status
         course.request_id = _text(header.get(head.headers, b"request-id"))
         tap.begin(head.status, head.headers)
         headers = header.downstream_headers(

@@ -14,11 +14,13 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import ipaddress
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from urllib.parse import urlsplit
 
-from tproxy.errors import Header, KeyBlocked, KeyExpired, KeyMissing, KeyUnknown
-from tproxy.protocol.headers import Credential, anthropic_token, deciding_credential
+from tproxy.errors import Header, KeyBlocked, KeyExpired, KeyMissing, KeyUnknown, RouteNotAllowed
+from tproxy.protocol.headers import Credential, anthropic_token, deciding_credential, is_anthropic
 from tproxy.store.keyfile import Key
 
 
@@ -68,7 +70,7 @@ class KeyRing:
         deciding = deciding_credential(headers)
         caller = self._known(deciding[1], now_us) if deciding else None
         if self.access == "own":
-            return self._own(headers, caller, by_proxy_key=bool(deciding and deciding[0] == b"x-litellm-api-key"))
+            return self._own(headers, deciding, caller)
         if caller is None:
             if self.access == "keys":
                 raise self._refusal(deciding)
@@ -89,14 +91,14 @@ class KeyRing:
         return Caller("key:" + digest, key.alias, key.team_id, key.user_id, key.tags, key.models)
 
     def _own(
-        self, headers: Sequence[Header], caller: Caller | None, *, by_proxy_key: bool
+        self, headers: Sequence[Header], deciding: tuple[bytes, bytes] | None, caller: Caller | None
     ) -> tuple[Caller, Credential]:
-        if by_proxy_key and caller is None:
-            raise KeyUnknown("The key in x-litellm-api-key is not known to this proxy.")
+        if caller is None and deciding is not None and deciding[1] and not is_anthropic(deciding[1]):
+            raise KeyUnknown(f"The key in {deciding[0].decode()} is not known to this proxy, and is not Anthropic's.")
         token = anthropic_token(headers)
         if token is None or self._is_ours(token.value):
             raise KeyMissing(
-                "This proxy forwards your own Anthropic credential, and the request has none. "
+                "This proxy forwards your own Anthropic credential (sk-ant-...), and the request has none. "
                 "Send it as x-api-key or as Authorization: Bearer."
             )
         if caller is None:
@@ -108,9 +110,9 @@ class KeyRing:
         return digest in self.keys or (self.master is not None and hmac.compare_digest(digest, self.master))
 
     def _credential(self, caller: Caller, presented_in: bytes) -> Credential:
-        # One caller always gets the same key: its files, batches and threads live in that key's workspace.
-        choice = int.from_bytes(hashlib.sha256(caller.id.encode()).digest()[:8], "big") % len(self.api_keys)
-        key = self.api_keys[choice]
+        # One caller always gets the same key: its files, batches and threads live in that key's workspace. Rendezvous
+        # hashing keeps it so for all but a few when a key is added or taken away.
+        key = max(self.api_keys, key=lambda each: hashlib.sha256(f"{caller.id} {each}".encode()).digest())
         # As the caller would have sent it: newer SDKs as a bearer token, older ones as x-api-key. An OAuth token
         # is a bearer token only.
         bearer = presented_in == b"authorization" or key.startswith("sk-ant-oat")
@@ -124,3 +126,32 @@ class KeyRing:
                 "or as x-litellm-api-key."
             )
         return KeyUnknown(f"The key in {deciding[0].decode()} is not known to this proxy.")
+
+
+def check_open(is_local: bool, origin: bytes | None) -> None:
+    """What holds where everybody is let in: the request came from this machine, and not from some web page.
+
+    Args:
+        is_local: it came to a loopback address. The settings see to it, but hypercorn's own command can be told to
+            bind elsewhere.
+        origin: its Origin header. Browsers send it with every request that a page makes to another site and with
+            every POST, and a page on the web can reach a loopback address.
+
+    Raises:
+        KeyMissing, RouteNotAllowed: it is not so.
+    """
+    if not is_local:
+        raise KeyMissing('This proxy lets everybody in (access = "open"), and so serves loopback addresses only.')
+    if origin is not None and not _is_local_origin(origin):
+        raise RouteNotAllowed(
+            'This proxy lets everybody in (access = "open"), and so serves no web page of another origin. '
+            'Use access = "keys".'
+        )
+
+
+def _is_local_origin(origin: bytes) -> bool:
+    try:
+        host = urlsplit(origin.decode("ascii")).hostname or ""
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

@@ -7,6 +7,7 @@ side. A fault that is raised before the exchange is admitted is answered here.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
 
 import structlog
 
@@ -46,7 +47,7 @@ class Proxy:
             elif isinstance(where, Probe):
                 await _answer(send, 200, b"", ids)
             elif isinstance(where, Manage):
-                await self._manage(scope, receive, send)
+                await self._manage(scope, receive, _naming(send, ids))
         except Fault as fault:
             log.info(
                 "refused",
@@ -61,6 +62,17 @@ class Proxy:
             await _answer(send, fault.status, envelope(fault, id), fault_headers(fault, ids))
         except ClientGone:
             log.info("client_gone", id=id, method=request.method)
+
+
+def _naming(send: Send, ids: Sequence[Header]) -> Send:
+    """`send`, with the headers that name the exchange on the answer."""
+
+    async def named(message: dict[str, Any]) -> None:
+        if message["type"] == "http.response.start":
+            message = {**message, "headers": [*message["headers"], *ids]}
+        await send(message)
+
+    return named
 
 
 async def _answer(send: Send, status: int, body: bytes, more: Sequence[Header]) -> None:

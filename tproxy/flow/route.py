@@ -10,6 +10,7 @@ known to us or not, passes through all the same.
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from urllib.parse import unquote_to_bytes
 
@@ -74,8 +75,13 @@ class Passage:
 
     @property
     def _meaning(self) -> bytes:
-        """The path as the upstream may read it: `/v1/mess%61ges/` is no way around what holds for `/v1/messages`."""
-        return unquote_to_bytes(self.path).rstrip(b"/")
+        return _meaning(self.path)
+
+
+@functools.lru_cache(maxsize=1024)
+def _meaning(path: bytes) -> bytes:
+    """The path as the upstream may read it: `/v1/mess%61ges/` is no way around what holds for `/v1/messages`."""
+    return unquote_to_bytes(path).rstrip(b"/")
 
 
 @dataclass(frozen=True, slots=True)

@@ -60,9 +60,10 @@ def settle(course: Course, outcome: Outcome, prices: PriceBook, *, running: bool
             speed=usage.speed,
             geo=usage.geo,
         )
-    answered = course.status is not None and course.head_us is not None
+    answered = course.upstream_status is not None
+    refused = answered and not _is_success(course.upstream_status)
     unsent = course.broken == base.UPSTREAM_UNREACHABLE
-    if unsent or (answered and not _is_success(course.status)) or (passage.free and not passage.inference):
+    if unsent or refused or (passage.free and not passage.inference):
         return replace(closing, cost_nano=0, certainty=base.EXACT)
     if not passage.inference:
         # A POST that may cost something which its own answer does not tell: a batch, a session, a path unknown to us.

@@ -15,8 +15,8 @@ from tproxy.errors import RouteUnknown
 
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 
-_LIVE = ("/health/liveliness", "/health/liveness")
-_READY = "/health/readiness"
+_LIVE = (b"/health/liveliness", b"/health/liveness")
+_READY = b"/health/readiness"
 
 
 class Manage:
@@ -35,7 +35,8 @@ class Manage:
         Raises:
             RouteUnknown: nothing is served at this path.
         """
-        path, reads = scope["path"], scope["method"] in ("GET", "HEAD")
+        # The bytes that were routed on, not what they decode to.
+        path, reads = scope["raw_path"], scope["method"] in ("GET", "HEAD")
         if reads and path in _LIVE:
             await _page(send, 200, {"status": "alive"})
         elif reads and path == _READY:
@@ -43,9 +44,8 @@ class Manage:
             page = {"status": "ready" if why is None else why, "version": __version__}
             await _page(send, 200 if why is None else 503, page)
         else:
-            raise RouteUnknown(
-                f"Nothing is served at {path[:200]!r}. The Anthropic API is below /anthropic, and at /v1."
-            )
+            shown = path[:200].decode("latin-1")
+            raise RouteUnknown(f"Nothing is served at {shown!r}. The Anthropic API is below /anthropic, and at /v1.")
 
 
 async def _page(send: Send, status: int, content: dict[str, str]) -> None:

@@ -86,6 +86,11 @@ class Credential:
         return f"Credential({self.form!r}, ***)"
 
 
+def joined(headers: Sequence[Header], name: bytes) -> bytes | None:
+    """All values of a list field as one, in order (RFC 9110 section 5.3); None where there is no such field."""
+    return b", ".join(get_all(headers, name)) or None
+
+
 def get_all(headers: Sequence[Header], name: bytes) -> list[bytes]:
     """The values of all lines called `name` (in any case), in order."""
     wanted = name.lower()
@@ -188,21 +193,28 @@ def deciding_credential(headers: Sequence[Header]) -> tuple[bytes, bytes] | None
 
 
 def anthropic_token(headers: Sequence[Header]) -> Credential | None:
-    """The client's own Anthropic credential, for the access mode `own`: a bearer token, else an `x-api-key`.
+    """The client's own Anthropic credential, for the access mode `own`.
 
-    What stands in `x-litellm-api-key` is meant for tproxy and is never looked at here: `Authorization` and
-    `x-api-key` beside it are the client's own. Without it they are taken for that too: whether the deciding
-    credential is a key of tproxy's, which must not go upstream, is for the flow to check.
+    It is the first of `Authorization`, `x-api-key` and `api-key` that begins as Anthropic's do (`sk-ant-`) and is one
+    word: whatever else stands there is meant for tproxy, or is a mistake, and must not go upstream. What stands in
+    `x-litellm-api-key` is never looked at.
 
     Raises:
         BadRequest: one of the credential headers is repeated with different values.
     """
     given = _credentials(headers)
-    if token := _bearer(given.get(b"authorization", b"")):
-        return Credential("bearer", token)
-    if key := given.get(b"x-api-key"):
-        return Credential("x-api-key", key)
+    bearer = _bearer(given.get(b"authorization", b"")) or b""
+    if is_anthropic(bearer):
+        return Credential("bearer", bearer)
+    for name in (b"x-api-key", b"api-key"):
+        if is_anthropic(key := given.get(name, b"")):
+            return Credential("x-api-key", key)
     return None
+
+
+def is_anthropic(key: bytes) -> bool:
+    """Does it have the form of an Anthropic credential (API key or OAuth token)?"""
+    return key.startswith(b"sk-ant-") and len(key.split()) == 1
 
 
 def via(http_version: bytes, pseudonym: bytes) -> bytes:
