@@ -194,6 +194,10 @@ URLS = {
     "https://host:port": "http://HOST",
     "https://host:70000": "http://HOST",
     "https://[::1": "http://HOST",
+    "https://api..test": "1 to 63 characters",
+    "https://.api.test": "1 to 63 characters",
+    "https://.": "1 to 63 characters",
+    f"https://api.{'a' * 64}.test": "1 to 63 characters",
     "https://user:canary@host": "no user name",
     "https://host?canary": "query",
     "https://host/?": "query",
@@ -213,6 +217,12 @@ def test_a_base_url_is_an_origin_and_a_path(faults: Faults, url: str, message: s
     told = faults(f'[tproxy.upstream]\nbase_url = "{url}"')
     assert message in told["tproxy.upstream.base_url"]
     assert "canary" not in str(told)
+
+
+@pytest.mark.parametrize("host", ["api", "api.test.", "127.0.0.1", "[::ffff:127.0.0.1]", "a" * 63 + ".test"])
+def test_hosts(load_text: Load, host: str) -> None:
+    settings = load_text(f'[tproxy.upstream]\nbase_url = "https://{host}"', ENVIRON)
+    assert settings.upstream.base_url == f"https://{host}"
 
 
 @pytest.mark.parametrize(

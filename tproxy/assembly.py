@@ -5,7 +5,6 @@ Used by both ways to run it: `tproxy serve`, and hypercorn's own command.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import time
 from collections.abc import AsyncIterator, Callable
@@ -16,6 +15,7 @@ import structlog
 import trio
 from pydantic import SecretStr
 
+from tproxy.flow.body import Held
 from tproxy.flow.exchange import Services
 from tproxy.flow.identify import KeyRing
 from tproxy.flow.proxy import Proxy
@@ -23,7 +23,7 @@ from tproxy.manage.health import Manage
 from tproxy.protocol.pricing import PriceBook, built_in
 from tproxy.settings import Settings
 from tproxy.store.base import Ledger
-from tproxy.store.keyfile import load_keys
+from tproxy.store.keyfile import hash_key, load_keys
 from tproxy.store.sqlite import open_ledger
 from tproxy.wire.dial import tls_context
 from tproxy.wire.pool import Bounds, Origin, Pool
@@ -83,6 +83,7 @@ def services(
         body_seconds=timeouts.body,
         max_body_bytes=settings.limits.max_body_bytes,
         max_upload_bytes=settings.limits.max_upload_bytes,
+        held=Held(settings.limits.max_held_bytes),
     )
 
 
@@ -98,17 +99,22 @@ def prices(settings: Settings) -> PriceBook:
 
 
 def _digest(secret: SecretStr | None) -> str | None:
-    return None if secret is None else hashlib.sha256(secret.get_secret_value().encode()).hexdigest()
+    return None if secret is None else hash_key(secret.get_secret_value())
 
 
 @asynccontextmanager
 async def open_proxy(
-    settings: Settings, draining: Callable[[], bool] = lambda: False, *, sandbox: bool = False
+    settings: Settings,
+    draining: Callable[[], bool] = lambda: False,
+    *,
+    sandbox: bool = False,
+    on_unwritten: Callable[[int], object] = lambda count: None,
 ) -> AsyncIterator[Proxy]:
     """Open the ledger and the pool, and give the application that works with them.
 
     Args:
         sandbox: the upstream is the built-in sandbox, so that nothing is really spent; rows say so.
+        on_unwritten: told at the end how many entries the ledger could not write, if there are any.
 
     Raises:
         SettingsFault, PriceFault: files named by the settings have faults.
@@ -132,3 +138,5 @@ async def open_proxy(
         finally:
             with trio.CancelScope(shield=True), trio.move_on_after(5):
                 await proxy.services.pool.aclose()
+    if ledger.unwritten:
+        on_unwritten(ledger.unwritten)

@@ -159,6 +159,13 @@ class LedgerUnavailable(OurFault):
     code = "ledger_unavailable"
 
 
+class Overloaded(OurFault):
+    """What the running exchanges hold together has reached its bound."""
+
+    code = "overloaded"
+    headers = ((b"retry-after", b"1"),)
+
+
 class Draining(OurFault):
     code = "draining"
     headers = ((b"retry-after", b"1"),)

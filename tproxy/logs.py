@@ -1,43 +1,180 @@
 """Logs: one JSON object a line (or text for a terminal) on stderr, for our own lines and those of the libraries.
 
-stdout is left to the lines that programs wait for. No line holds a body or a key.
+    structlog ──┐
+                ├──► rendered ──► Lines: at most LINES_MAX ──► thread: one write(2) a line
+    logging ────┘
+
+- To log never waits and never raises: whoever reads stderr may be slow, stuck or gone, and the disk may be full. Lines
+  that cannot be kept or written are counted, and the count is written as soon as something can be.
+- The thread writes to the descriptor itself: a thread that hangs in Python's own buffered stderr would abort the
+  interpreter when it ends.
+- No line holds a body or a key. So tracebacks come without local variables.
+
+stdout is left to the lines that programs wait for.
 """
 
 from __future__ import annotations
 
+import atexit
 import logging
+import os
+import select
 import sys
-from typing import Literal
+import threading
+from collections import deque
+from collections.abc import Callable
+from typing import Any, Literal, TextIO, cast
 
 import structlog
-from structlog.typing import Processor
+from structlog.typing import EventDict, Processor
 
 Level = Literal["debug", "info", "warning", "error"]
 Format = Literal["json", "console"]
 
+LINES_MAX = 10_000  # lines that wait for the thread; past it, they are dropped
+FLUSH_SECONDS = 1.0
+
+
+class Lines:
+    """A file to write lines to that never blocks; a daemon thread hands them to `descriptor`.
+
+    Args:
+        descriptor: an open file, of any kind.
+
+    Attributes:
+        notice: says, as a line, how many were dropped.
+    """
+
+    def __init__(self, descriptor: int) -> None:
+        self.notice: Callable[[int], str] = "{} lines of this log were dropped\n".format
+        self._descriptor = descriptor
+        self._waiting: deque[str] = deque()
+        self._dropped = 0
+        self._broken_off = False
+        self._changed = threading.Condition()
+        threading.Thread(target=self._run, name="log", daemon=True).start()
+
+    def write(self, line: str) -> None:
+        """Keep a line, which ends with a newline, until it is written."""
+        with self._changed:
+            if len(self._waiting) < LINES_MAX:
+                self._waiting.append(line)
+                self._changed.notify_all()
+            else:
+                self._dropped += 1
+
+    def drop(self) -> None:
+        """Count a line that could not even be made."""
+        with self._changed:
+            self._dropped += 1
+
+    def flush(self) -> None:
+        """Nothing: loggers call this after each line, and must not wait. See `drain`."""
+
+    def drain(self, seconds: float) -> bool:
+        """Wait until all is written or dropped, for so long at most; whether it is."""
+        with self._changed:
+            return self._changed.wait_for(lambda: not self._waiting, seconds)
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._waiting)
+                line, dropped = self._waiting[0], self._dropped
+            told = dropped if dropped and self._put(self.notice(dropped)) else 0
+            written = self._put(line)
+            with self._changed:
+                self._waiting.popleft()  # only now, for `drain` waits for it
+                self._dropped += (not written) - told
+                self._changed.notify_all()
+
+    def _put(self, line: str) -> bool:
+        """Write a line whole, however long that takes; false if that failed."""
+        data = line.encode("utf-8", "backslashreplace")
+        rest = memoryview(b"\n" + data if self._broken_off else data)
+        while rest:
+            try:
+                rest = rest[os.write(self._descriptor, rest) :]
+            except BlockingIOError:  # someone who shares it made it non-blocking
+                select.select([], [self._descriptor], [])
+            except (OSError, ValueError):
+                self._broken_off = self._broken_off or 0 < len(rest) < len(data)
+                return False
+            else:
+                self._broken_off = False
+        return True
+
+
+class _Handler(logging.StreamHandler[TextIO]):
+    """The standard library's lines. One that cannot be rendered is counted, where Python would print why on stderr."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
+        cast(Lines, self.stream).drop()
+
+
+_lines: Lines | None = None
+
 
 def configure(level: Level, format: Format) -> None:
     """Set up logging for the process. May be called again, with another level or format."""
+    global _lines
+    if _lines is None:
+        _lines = Lines(_stderr())
+        atexit.register(flush)
+    lines, file = _lines, cast(TextIO, _lines)
     # Python's own level numbers; structlog's filter and the standard library's agree on them.
     number = logging.getLevelNamesMapping()[level.upper()]
     shared: list[Processor] = [
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
-        structlog.processors.dict_tracebacks if format == "json" else structlog.processors.format_exc_info,
     ]
-    renderer: Processor = (
-        structlog.processors.JSONRenderer()
-        if format == "json"
-        else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
-    )
+    renderer: Processor
+    if format == "json":
+        without_locals = structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
+        shared.append(structlog.processors.ExceptionRenderer(without_locals))
+        renderer = structlog.processors.JSONRenderer()
+    else:
+        renderer = structlog.dev.ConsoleRenderer(
+            colors=sys.stderr is not None and sys.stderr.isatty(),
+            exception_formatter=structlog.dev.plain_traceback,
+        )
+    processors = [structlog.contextvars.merge_contextvars, *shared, renderer]
+
+    def render(logger: Any, method: str, event: EventDict) -> Any:
+        made: Any = event
+        try:
+            for processor in processors:
+                made = processor(logger, method, made)
+        except Exception:
+            lines.drop()
+            raise structlog.DropEvent from None
+        return made
+
+    wrapper = structlog.make_filtering_bound_logger(number)
     structlog.configure(
-        processors=[structlog.contextvars.merge_contextvars, *shared, renderer],
-        wrapper_class=structlog.make_filtering_bound_logger(number),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        processors=[render],
+        wrapper_class=wrapper,
+        logger_factory=structlog.WriteLoggerFactory(file),
         cache_logger_on_first_use=False,
     )
-    handler = logging.StreamHandler(sys.stderr)
+    returning = structlog.wrap_logger(structlog.testing.ReturnLogger(), processors=[render], wrapper_class=wrapper)
+    lines.notice = lambda count: f"{returning.error('lines of this log were dropped', count=count)}\n"
+    handler = _Handler(file)
     handler.setFormatter(structlog.stdlib.ProcessorFormatter(foreign_pre_chain=shared, processor=renderer))
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(number)
+
+
+def flush() -> None:
+    """Wait until the lines are written, for `FLUSH_SECONDS` at most. The end of the process does this by itself."""
+    if _lines is not None:
+        _lines.drain(FLUSH_SECONDS)
+
+
+def _stderr() -> int:
+    """The descriptor of stderr. If the process was started without one, its number may now be another file's."""
+    try:
+        return sys.stderr.fileno()
+    except (AttributeError, OSError, ValueError):
+        return os.open(os.devnull, os.O_WRONLY)

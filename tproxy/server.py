@@ -97,7 +97,8 @@ application = Application(_under_hypercorn)
 
 
 async def serve(config: Path, *, sandbox: bool, announce: Callable[[str, Settings], None]) -> bool:
-    """Serve until a signal ends it. Returns whether it drained; if not, a second signal cut what still ran.
+    """Serve until a signal ends it. Returns whether it drained and the ledger has it all; if not, a second signal cut
+    what still ran, or the end of exchanges could not be written.
 
     Args:
         config: the configuration file.
@@ -109,13 +110,14 @@ async def serve(config: Path, *, sandbox: bool, announce: Callable[[str, Setting
         OSError: an address is in use.
     """
     stopping, drained = trio.Event(), False
+    unwritten: list[int] = []
     async with trio.open_nursery() as nursery:
         upstream = (await nursery.start(partial(serve_sandbox, paced=True))).url if sandbox else None
         settings = load(config, sandbox=upstream)
         logs.configure(settings.log.level, settings.log.format)
         _raise_descriptor_limit()
         inbound.install(inbound_bounds(settings))
-        async with open_proxy(settings, stopping.is_set, sandbox=sandbox) as proxy:
+        async with open_proxy(settings, stopping.is_set, sandbox=sandbox, on_unwritten=unwritten.append) as proxy:
             reloading = partial(reload, proxy, settings, config, upstream)
             await nursery.start(_signals, stopping, nursery, reloading)
             async with trio.open_nursery() as server:
@@ -127,7 +129,7 @@ async def serve(config: Path, *, sandbox: bool, announce: Callable[[str, Setting
         drained = True
         log.info("stopped")
         nursery.cancel_scope.cancel()
-    return drained
+    return drained and not unwritten
 
 
 async def _start(server: trio.Nursery, serving: Callable[..., Awaitable[None]], settings: Settings) -> list[str]:
@@ -217,8 +219,8 @@ async def _signals(
                 log.warning("a second signal: what still runs is cut")
                 nursery.cancel_scope.cancel()
             else:
-                log.info("draining", signal=signal.Signals(number).name)
                 stopping.set()
+                log.info("draining", signal=signal.Signals(number).name)
 
 
 def _raise_descriptor_limit() -> None:

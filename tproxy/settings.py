@@ -66,6 +66,9 @@ def _base_url(value: str) -> str:
         origin = False
     if not origin or url.scheme not in ("http", "https"):
         raise ValueError("must be http://HOST[:PORT][/PATH] or https://HOST[:PORT][/PATH]")
+    host = str(url.hostname)
+    if ":" not in host and not all(0 < len(label) <= 63 for label in host.removesuffix(".").split(".")):
+        raise ValueError("must name a host whose parts between dots have 1 to 63 characters each")
     if re.search(r"//|/\.\.?(/|$)|/%2e", url.path, re.IGNORECASE):
         raise ValueError("must hold no empty, . or .. segment in its path")
     return f"{url.scheme}://{url.netloc}{url.path.rstrip('/')}"
@@ -134,6 +137,9 @@ class Limits(Table):
     """The bounds of what a client may send."""
 
     max_body_bytes: Size = Field(default=33554432, description="a request body that is read whole")
+    max_held_bytes: Size = Field(
+        default=1073741824, description="all bodies that are read whole and whose exchanges run, together"
+    )
     max_upload_bytes: Size = Field(default=536870912, description="a body that streams through: files, batches, skills")
     max_header_bytes: Size = Field(default=65536, description="a request's line and header fields together")
     max_headers: Count = Field(default=100, description="header fields in a request")

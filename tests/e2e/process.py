@@ -38,14 +38,20 @@ class Running:
 
 
 @asynccontextmanager
-async def running(*command: str, folder: Path, ready: str, **environ: str) -> AsyncIterator[Running]:
-    """Start `command` in `folder`, wait for its line that begins with `ready`, and kill it at the end."""
+async def running(
+    *command: str, folder: Path, ready: str, stderr: int | None = None, **environ: str
+) -> AsyncIterator[Running]:
+    """Start `command` in `folder`, wait for its line that begins with `ready`, and kill it at the end.
+
+    Args:
+        stderr: a descriptor for its stderr, in place of a file.
+    """
     log = folder / f"{command[0]}-{os.urandom(3).hex()}.log"
-    with log.open("wb") as stderr:
+    with log.open("wb") as file:
         process: trio.Process = await trio.lowlevel.open_process(
             [str(BIN / command[0]), *command[1:]],
             stdout=subprocess.PIPE,
-            stderr=stderr,
+            stderr=file if stderr is None else stderr,
             cwd=folder,
             env={**os.environ, **environ},
             start_new_session=True,
@@ -70,7 +76,8 @@ async def running(*command: str, folder: Path, ready: str, **environ: str) -> As
 
 def tproxy(folder: Path, *arguments: str, **environ: str) -> AbstractAsyncContextManager[Running]:
     """`tproxy serve` with the config in `folder`, ready to serve."""
-    return running("tproxy", "serve", *arguments, folder=folder, ready="tproxy listening on ", **environ)
+    ready = "tproxy listening on "
+    return running("tproxy", "serve", *arguments, folder=folder, ready=ready, stderr=None, **environ)
 
 
 async def run(*command: str, folder: Path, **environ: str) -> subprocess.CompletedProcess[str]:

@@ -5,17 +5,23 @@ Each fault is played by the sandbox; what it served is in its books, and what th
 
 from __future__ import annotations
 
+import array
+import fcntl
 import json
 import socket
 import struct
+import termios
 from pathlib import Path
 from typing import Any
 
 import httpx2
 import pytest
 import trio
+import trio.testing
 
-from tests.e2e.house import House, open_house
+from tests.e2e.house import House, open_house, open_house_before
+from tests.e2e.raw import post as raw_post
+from tests.wire.peer import Line, deaf, silence
 
 # Counted by the sandbox as the tokenizer of this model's generation would.
 MODEL = "claude-sonnet-4-5"
@@ -196,6 +202,98 @@ async def test_a_client_that_takes_nothing_is_let_go(tmp_path: Path) -> None:
         [row] = await house.rows(1)
         assert row["ended"] == "client_gone"
         await client.aclose()
+
+
+UPLOAD = b"POST /v1/files HTTP/1.1\r\nHost: h\r\nx-api-key: k\r\ncontent-length: 60000000\r\n\r\n"
+
+
+async def fill(client: trio.SocketStream) -> None:
+    """Send until something lies unread between the client and the proxy, which then waits for its upstream.
+
+    It is all in the proxy's kernel, so that a FIN behind it arrives; but for more of it there would soon be no room.
+    """
+    with trio.fail_after(20):
+        while not unread_at_the_other_end(client):
+            await client.send_all(bytes(16384))
+            await trio.testing.wait_all_tasks_blocked(0.001)
+        unsent = array.array("i", [1])
+        while unsent[0]:
+            await trio.sleep(0.005)
+            fcntl.ioctl(client.socket.fileno(), termios.TIOCOUTQ, unsent)
+
+
+def unread_at_the_other_end(client: trio.SocketStream) -> bool:
+    """Whether bytes from this socket lie unread in the one at its other end (proc(5), net/tcp)."""
+    ends = [f"0100007F:{name[1]:04X}" for name in (client.socket.getpeername(), client.socket.getsockname())]
+    for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
+        _, local, remote, _, queues, *_ = line.split()
+        if [local, remote] == ends:
+            return not queues.endswith(":00000000")
+    return False
+
+
+async def early(line: Line) -> None:
+    """An upstream that begins its answer at the head of the request, and then neither reads nor says more."""
+    await line.receive()
+    await line.send(
+        b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ntransfer-encoding: chunked\r\n\r\n1\r\n{\r\n"
+    )
+    await deaf(line)
+
+
+def go(client: trio.SocketStream, how: str) -> None:
+    if how == "rst":
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        client.socket.close()
+    else:
+        client.socket.shutdown(socket.SHUT_WR)
+
+
+@pytest.mark.parametrize("how", ["fin", "rst"])
+@pytest.mark.parametrize("script", [deaf, early])
+async def test_a_client_that_leaves_a_stuck_upload_frees_the_upstream(tmp_path: Path, script: Any, how: str) -> None:
+    """The proxy does not read then: it waits for the upstream to take what it has, for up to a minute."""
+    async with open_house_before(tmp_path, script) as (house, upstream):
+        client = await trio.open_tcp_stream(*house.address)
+        await client.send_all(UPLOAD)
+        with trio.fail_after(5):
+            while not upstream.lines:  # a name is looked up in a thread: until then, the body lies unread anyway
+                await trio.sleep(0.005)
+        if script is early:
+            assert (await client.receive_some(65536)).startswith(b"HTTP/1.1 200")
+        await fill(client)
+        go(client, how)
+        [row] = await house.rows(1)
+        assert (row["ended"], row["status"]) == ("client_gone", 200 if script is early else None)
+        [line] = upstream.lines
+        line.done.set()
+        with trio.fail_after(5):
+            await line.gone.wait()
+        client.socket.close()
+
+
+@pytest.mark.parametrize("how", ["fin", "rst"])
+async def test_a_client_that_leaves_while_its_upload_waits_for_a_place(tmp_path: Path, how: str) -> None:
+    bounds = {"upstream": "max_connections = 1", "tables": "[tproxy.timeouts]\nqueue = 60"}
+    async with open_house_before(tmp_path, silence, **bounds) as (house, upstream):
+        first = await trio.open_tcp_stream(*house.address)
+        await first.send_all(raw_post("/v1/messages", body()))
+        with trio.fail_after(5):
+            while not upstream.lines:
+                await trio.sleep(0.005)
+        second = await trio.open_tcp_stream(*house.address)
+        await second.send_all(UPLOAD + bytes(1000))
+        with trio.fail_after(5):
+            while "waiting 1" not in repr(house.proxy.services.pool):
+                await trio.sleep(0.005)
+        go(second, how)
+        with trio.fail_after(5):
+            while "waiting 0" not in repr(house.proxy.services.pool):
+                await trio.sleep(0.005)
+        first.socket.close()
+        assert [row["ended"] for row in await house.rows(2)] == ["client_gone"] * 2
+        assert len(upstream.lines) == 1
+        second.socket.close()
 
 
 async def test_an_early_refusal_reaches_a_client_that_is_still_sending(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ import h11
 import pytest
 
 from tests.e2e.house import REAL_KEY, config_text, open_house_before
-from tests.e2e.process import run, tproxy
+from tests.e2e.process import run, running, tproxy
 from tests.e2e.raw import Header, ask, chunked, parse, request
 from tests.wire.peer import OK, Line, answers, close, peer
 
@@ -163,6 +163,36 @@ async def test_no_spelling_of_a_path_leads_around_the_models_of_a_key(path: str,
     async with open_house_before(tmp_path, answers(OK), tproxy=SETTINGS % "keys") as (house, upstream):
         assert (await ask(house.address, sent)).status == 403
         assert not upstream.lines
+
+
+FAULTY = """
+import trio
+from tproxy.cli import main
+
+async def open_tcp_stream(host: str, port: int) -> None:
+    raise ExceptionGroup("a fault of ours", [RuntimeError(host)])
+
+trio.open_tcp_stream = open_tcp_stream
+main()
+"""
+
+
+@pytest.mark.parametrize("format", ["json", "console"])
+async def test_no_key_is_in_the_traceback_of_a_fault_of_ours(format: str, tmp_path: Path) -> None:
+    write_keys(tmp_path)
+    text = config_text("http://127.0.0.1:9", tproxy=SETTINGS % "keys", tables=f'[tproxy.log]\nformat = "{format}"')
+    (tmp_path / "config.toml").write_text(text)
+    serve = running("python", "-c", FAULTY, "serve", folder=tmp_path, ready="tproxy listening on ")
+    async with serve as process:
+        answer = await ask(process.address, request("POST", "/v1/messages", [("x-api-key", VIRTUAL)], b"{}"))
+        assert answer.status == 500
+        assert await process.stop() == 0
+    log = process.log.read_text()
+    assert "a fault of ours" in log
+    assert "open_tcp_stream" in log
+    for secret in (VIRTUAL, LIMITED, MASTER, REAL_KEY):
+        assert secret not in log
+        assert secret.encode() not in answer.head + answer.body
 
 
 async def test_no_key_is_in_what_the_process_says_or_keeps(tmp_path: Path) -> None:

@@ -13,11 +13,13 @@ import trio
 from tests.store.memory import MemoryLedger
 from tests.wire.peer import Peer, Script, peer
 from tproxy.errors import Header
+from tproxy.flow.body import Held
 from tproxy.flow.exchange import Services
 from tproxy.flow.identify import KeyRing
 from tproxy.flow.proxy import Proxy
 from tproxy.manage.health import Manage
 from tproxy.protocol.pricing import built_in
+from tproxy.wire.asgi import Transport
 from tproxy.wire.pool import Bounds, Pool
 
 REAL_KEY = "sk-ant-real"
@@ -34,7 +36,8 @@ POST: list[Header] = [
 class Asked:
     """One request as an ASGI server would make it, and what came back.
 
-    `leave` makes the client leave. `sent` holds what the application sent until then.
+    `leave` makes the client leave. `sent` holds what the application sent until then. With `ours`, the server is our
+    own connection class, which says that the client has left to whoever does not ask for the body.
     """
 
     method: str = "POST"
@@ -45,6 +48,7 @@ class Asked:
     on_send: Callable[[], None] = lambda: None
     gone: trio.Event = field(default_factory=trio.Event)
     server: tuple[str, int | None] = ("127.0.0.1", 4000)
+    ours: bool = False
 
     @property
     def scope(self) -> dict[str, Any]:
@@ -59,7 +63,7 @@ class Asked:
             "scheme": "http",
             "client": ("127.0.0.1", 5),
             "server": self.server,
-            "extensions": {},
+            "extensions": {"tproxy": Transport(self.path, self.headers, "1.1", self.gone)} if self.ours else {},
         }
 
     async def receive(self) -> dict[str, Any]:
@@ -146,6 +150,7 @@ async def stage(
             body_seconds=30,
             max_body_bytes=1000,
             max_upload_bytes=100_000,
+            held=Held(1500),
         )
         yield Stage(Proxy(services, Manage(lambda: None)), pool, ledger, upstream)
         await pool.aclose()

@@ -8,7 +8,7 @@ import trio
 import trio.testing
 
 from tproxy import errors
-from tproxy.flow.body import RequestBody, announced_length
+from tproxy.flow.body import Held, RequestBody, announced_length
 
 
 class Script:
@@ -34,8 +34,8 @@ def part(body: bytes, more: bool = True) -> dict[str, Any]:
     return {"type": "http.request", "body": body, "more_body": more}
 
 
-def body(script: Script, announced: int | None = None, limit: int = 10) -> RequestBody:
-    return RequestBody(script, announced=announced, limit=limit, timeout=5, on_end=script.end)
+def body(script: Script, announced: int | None = None, limit: int = 10, held: Held | None = None) -> RequestBody:
+    return RequestBody(script, announced=announced, limit=limit, timeout=5, on_end=script.end, held=held or Held(1000))
 
 
 async def test_whole_joins_the_pieces_and_says_when_it_ended() -> None:
@@ -57,6 +57,27 @@ async def test_the_limit_counts_what_came_not_what_was_announced() -> None:
         await incoming.whole()
 
 
+async def test_what_all_hold_together_is_bounded_and_given_back() -> None:
+    held = Held(12)
+    first = body(Script(part(b"x" * 8, more=False)), held=held)
+    await first.whole()
+    second = body(Script(part(b"y" * 3), part(b"y" * 3, more=False)), held=held)
+    with pytest.raises(errors.Overloaded):
+        await second.whole()
+    assert held.used == 11
+    second.release()
+    first.release()
+    first.release()
+    assert held.used == 0
+
+
+async def test_what_is_passed_on_is_not_held() -> None:
+    held = Held(1)
+    incoming = body(Script(part(b"x" * 8, more=False)), held=held)
+    assert await incoming.piece() == b"x" * 8
+    assert held.used == 0
+
+
 async def test_exactly_the_limit_is_taken() -> None:
     assert len(await body(Script(part(b"x" * 10, more=False)), announced=10).whole()) == 10
 
@@ -71,7 +92,7 @@ async def test_a_slow_body_times_out_as_a_whole(autojump_clock: trio.testing.Moc
         await trio.sleep(2)
         return part(b"x")
 
-    incoming = RequestBody(receive, announced=None, limit=100, timeout=5, on_end=lambda: None)
+    incoming = RequestBody(receive, announced=None, limit=100, timeout=5, on_end=lambda: None, held=Held(9))
     with pytest.raises(errors.BodyTimeout):
         await incoming.whole()
     assert trio.current_time() == 5

@@ -65,6 +65,18 @@ async def test_one_read_is_one_write() -> None:
     async with stage(answers([HEAD + chunk(EVENTS[0]) + chunk(EVENTS[1]), *map(chunk, EVENTS[2:]), b"0\r\n\r\n"])) as s:
         asked = await s.ask(Asked())
         assert [m["body"] for m in asked.sent[1:]] == [EVENTS[0] + EVENTS[1], *EVENTS[2:], b""]
+        assert asked.sent[0]["held"], "the first events came with the head"
+
+
+async def test_a_head_that_came_alone_goes_out_alone() -> None:
+    async with stage(answers([HEAD])) as s:
+        asked = Asked()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(s.ask, asked)
+            while not asked.sent:
+                await trio.testing.wait_all_tasks_blocked()
+            assert not asked.sent[0]["held"]
+            asked.leave()
 
 
 @pytest.mark.parametrize(
@@ -266,6 +278,19 @@ async def test_a_held_body_over_its_limit() -> None:
         asked = await s.ask(Asked(headers=[(b"host", b"h"), (b"transfer-encoding", b"chunked")], body=[b"x" * 600] * 2))
         assert (asked.status, error_code(asked)) == (413, "body_too_large")
         assert s.ledger.rows == {}
+
+
+async def test_bodies_that_are_held_are_counted_until_their_exchanges_end() -> None:
+    async with stage(silence) as s:
+        big = [(b"host", b"h"), (b"content-length", b"900")]
+        first = Asked(headers=big, body=[b"x" * 900])
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(s.ask, first)
+            await trio.testing.wait_all_tasks_blocked(0.01)
+            second = await s.ask(Asked(headers=big, body=[b"x" * 900]))
+            assert (second.status, error_code(second)) == (503, "overloaded")
+            first.leave()
+        assert s.proxy.services.held.used == 0
 
 
 async def test_a_streamed_body_is_passed_on_as_it_comes() -> None:

@@ -107,6 +107,12 @@ def test_a_usage_that_may_not_be_the_last_is_partial() -> None:
     assert closed(stream(START, BLOCK, DELTA, more), ended=base.CLIENT_GONE).certainty == base.PARTIAL
 
 
+def test_a_usage_that_cannot_be_read_whole_is_partial() -> None:
+    message = {**START["message"], "usage": {"input_tokens": "1000"}}  # type: ignore[dict-item]
+    row = closed(stream({**START, "message": message}, BLOCK, DELTA, LAST, STOP))
+    assert (row.output_tokens, row.certainty) == (65, base.PARTIAL)
+
+
 def test_a_clean_end_without_message_stop_is_incomplete() -> None:
     assert closed(stream(START, BLOCK, DELTA)).ended == base.INCOMPLETE
 

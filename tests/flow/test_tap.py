@@ -2,13 +2,16 @@ from __future__ import annotations
 
 import gzip
 import json
+import math
+import random
 import zlib
-from collections.abc import Iterable
-from functools import partial
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager
 
 import pytest
 import trio
 import trio.testing
+from trio.testing import MockClock
 
 from tests.cuts import every_cut
 from tproxy.errors import Header
@@ -79,22 +82,27 @@ def test_coded_streams(coding: bytes | None, encode: object) -> None:
         assert (outcome.final, c.tap_fault) == (True, None)
 
 
-@pytest.mark.parametrize(
-    ("headers", "body"),
-    [
-        ([*SSE, (b"content-encoding", b"snappy")], STREAM),
-        ([*SSE, (b"content-encoding", b"gzip")], b"this is not gzip at all"),
-        (SSE, STREAM[:300] + b"data: " + b"x" * 2_000_000),
-        ([*SSE, (b"content-encoding", b"gzip")], gzip.compress(bytes(80_000_000), 1)),
-        (JSON, b'"' + b"x" * 20_000_000 + b'"'),
-    ],
-    ids=["unknown coding", "broken coding", "endless line", "bomb", "huge JSON"],
-)
-def test_the_tap_gives_up_and_says_why(headers: list[Header], body: bytes) -> None:
-    chunks = [body[i : i + 65536] for i in range(0, len(body), 65536)]
-    outcome, c = tapped([*chunks, STREAM], headers)
-    assert c.tap_fault
-    assert not outcome.final
+UNREADABLE: dict[str, tuple[list[Header], bytes, str]] = {
+    "unknown coding": ([*SSE, (b"content-encoding", b"snappy")], STREAM, "unknown content coding"),
+    "broken coding": ([*SSE, (b"content-encoding", b"gzip")], b"this is not gzip at all", "does not fit"),
+    "endless line": (SSE, STREAM[:300] + b"data: " + b"x" * 2_000_000, "a line of more than"),
+    "bomb": ([*SSE, (b"content-encoding", b"gzip")], gzip.compress(b"\n" * 8_000_000), "more than is allowed"),
+    "huge JSON": (JSON, b'"' + b"x" * 5_000_000 + b'"', "a JSON answer of more than 4194304 bytes"),
+}
+
+
+@pytest.mark.parametrize(("headers", "body", "why"), UNREADABLE.values(), ids=UNREADABLE)
+async def test_the_tap_gives_up_and_says_why(headers: list[Header], body: bytes, why: str) -> None:
+    c = course()
+    tap = Tap(c)
+    tap.begin(200, headers)
+    for start in range(0, len(body), 65536):
+        tap.feed(body[start : start + 65536], 1)
+        await tap.drain()
+    tap.feed(STREAM, 1)
+    assert not tap.finish().final
+    assert c.tap_fault is not None
+    assert why in c.tap_fault
 
 
 def test_a_json_answer() -> None:
@@ -119,34 +127,149 @@ def test_what_nobody_wants_is_not_kept() -> None:
     tap.begin(200, [(b"content-type", b"application/json")])
     for _ in range(100):
         tap.feed(b"x" * 65536, 1)
-    assert tap._waiting == []
+    assert not tap._waiting
 
 
-async def test_it_is_woken_for_the_first_chunk_then_by_time_or_size() -> None:
+def test_a_stream_that_no_usage_is_wanted_of_is_not_kept() -> None:
+    tap = Tap(course(b"/v1/sessions/s/events"))
+    tap.begin(200, SSE)
+    tap.feed(STREAM, 1)
+    assert not tap._waiting
+    assert not tap.finish().started
+
+
+@asynccontextmanager
+async def running(headers: list[Header], on_batch: Callable[[], None] = lambda: None) -> AsyncIterator[Tap]:
+    """A tap whose task runs, and has come to rest."""
+    tap = Tap(course())
+    tap.begin(200, headers)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(tap.run, on_batch)
+        await trio.testing.wait_all_tasks_blocked()
+        yield tap
+        nursery.cancel_scope.cancel()
+
+
+async def test_it_is_woken_for_the_first_chunk_then_by_time_or_size(autojump_clock: MockClock) -> None:
+    batches: list[float] = []
+    started = trio.current_time()
+    async with running(SSE, lambda: batches.append(round(trio.current_time() - started, 3))) as tap:
+        for at, size in [(1, 10), (1.1, 10), (1.2, 10), (1.7, 10), (1.8, 40_000), (9, 10), (9.1, 40_000)]:
+            await trio.sleep_until(started + at)
+            tap.feed(b": " + b"x" * size + b"\n", 0)
+        await trio.sleep(60)
+        assert batches == [1, 1.5, 1.8, 9, 9.1]
+        assert not tap._waiting
+
+
+async def test_what_waits_is_read_though_nothing_follows(autojump_clock: MockClock) -> None:
+    async with running(SSE) as tap:
+        tap.feed(STREAM[:40], 1)
+        await trio.sleep(0.1)
+        tap.feed(STREAM[40:], 2)
+        await trio.sleep(0.1)
+        assert not tap.outcome.started
+        await trio.sleep(0.5)
+        assert tap.outcome.stopped
+
+
+async def test_with_nothing_waiting_there_is_no_timer(autojump_clock: MockClock) -> None:
+    async with running(SSE) as tap:
+        assert trio.lowlevel.current_statistics().seconds_to_next_deadline == math.inf
+        tap.feed(STREAM, 1)
+        await trio.sleep(5)
+        assert tap.outcome.stopped
+        assert trio.lowlevel.current_statistics().seconds_to_next_deadline == math.inf
+
+
+def _gzipped(body: bytes) -> bytes:
+    """Compressed no better than a decoder takes it for: some of it is noise."""
+    noise = b": " + random.Random(1).randbytes(60_000).hex().encode() + b"\n\n"
+    return gzip.compress(noise + body)
+
+
+FLOODS: dict[str, tuple[list[Header], bytes]] = {
+    "blank lines": (SSE, b"\n" * 3_000_000),
+    "blank lines, CR": (SSE, b"\r" * 1_000_000),
+    "comments": (SSE, b":\n" * 500_000),
+    "events without a name": (SSE, b"data\n\n" * 50_000),
+    "deltas": (SSE, event("content_block_delta", delta={"type": "text_delta", "text": "ab "}) * 15_000),
+}
+
+
+@pytest.mark.parametrize(("headers", "flood"), FLOODS.values(), ids=FLOODS)
+@pytest.mark.parametrize("coding", [None, b"gzip"])
+async def test_a_flood_is_read_to_its_end_and_others_run_meanwhile(
+    headers: list[Header], flood: bytes, coding: bytes | None
+) -> None:
+    body = flood + STREAM
+    if coding is not None:
+        headers, body = [*headers, (b"content-encoding", coding)], _gzipped(body)
+    c = course()
+    tap = Tap(c)
+    tap.begin(200, headers)
+    read = tap._read
+    turns: list[int] = [0]  # the bytes read in each turn of the tap
+
+    def counted(portion: bytes) -> int:
+        turns[-1] += len(portion)
+        return read(portion)
+
+    async def other() -> None:
+        while True:
+            turns.append(0)
+            await trio.lowlevel.checkpoint()
+
+    tap._read = counted  # type: ignore[method-assign]
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(other)
+        tap.feed(body, 1)
+        await tap.drain()
+        nursery.cancel_scope.cancel()
+    assert tap.finish().stopped
+    assert c.tap_fault is None
+    assert sum(turns) > len(flood)
+    assert max(turns) <= 2 * 80 * 1024  # two turns may follow upon each other
+
+
+async def test_a_reading_that_is_cancelled_goes_on_where_it_was() -> None:
     tap = Tap(course())
     tap.begin(200, SSE)
-    batches = 0
+    middle = STREAM.index(b"event: message_delta")
+    comments = b": " + b"x" * 200_000 + b"\n"
+    tap.feed(STREAM[:middle] + comments + STREAM[middle:], 1)
+    with trio.CancelScope() as scope:
+        reading = tap._read
 
-    def batch() -> None:
-        nonlocal batches
-        batches += 1
+        def cancelling(portion: bytes) -> int:
+            scope.cancel()
+            return reading(portion)
 
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(partial(tap.run, batch))
-        await trio.testing.wait_all_tasks_blocked()
-        second = 1_000_000
-        for now_us, size, expected in [
-            (second, 10, 1),
-            (second + 1000, 10, 1),
-            (second + 2000, 10, 1),
-            (second + 600_000, 10, 2),
-            (second + 601_000, 40_000, 3),
-            (second + 602_000, 10, 3),
-        ]:
-            tap.feed(b": " + b"x" * size + b"\n", now_us)
-            await trio.testing.wait_all_tasks_blocked()
-            assert batches == expected
-        nursery.cancel_scope.cancel()
+        tap._read = cancelling  # type: ignore[method-assign]
+        await tap.drain()
+    assert scope.cancelled_caught
+    assert not tap.outcome.stopped
+    assert tap.finish() == tapped([STREAM], SSE)[0]
+
+
+def test_the_end_reads_no_more_than_a_little() -> None:
+    outcome, c = tapped([STREAM[:300], b": x\n" * 600_000, STREAM[300:]], SSE)
+    assert c.tap_fault == "the exchange ended before its answer had been read"
+    assert outcome.started
+    assert not outcome.stopped
+
+
+@pytest.mark.parametrize("size", [1, 60_000])
+def test_an_answer_that_comes_faster_than_it_can_be_read_is_given_up(size: int) -> None:
+    c = course()
+    tap = Tap(c)
+    tap.begin(200, SSE)
+    for _ in range(100_000):
+        tap.feed(b":" * size, 1)
+        if c.tap_fault:
+            break
+    assert c.tap_fault == "the answer came faster than it could be read"
+    assert not tap._waiting
 
 
 def test_a_bug_in_the_tap_is_a_fact_about_the_row(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -81,6 +81,7 @@ NOTHING = Outcome(
     delivered_tokens=0,
     first_content_seen=False,
     odd=0,
+    odd_usage=False,
 )
 STARTED = replace(NOTHING, usage=Usage(input_tokens=25, output_tokens=1), model=OPUS, message_id="msg_1", started=True)
 ANSWERED = replace(

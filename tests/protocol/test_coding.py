@@ -12,7 +12,10 @@ import pytest
 
 from tests.cuts import every_cut
 from tproxy.protocol.coding import (
+    FREE_OUTPUT,
+    MAX_CODINGS,
     MAX_PARTS,
+    MAX_RATIO,
     PIECE,
     CodingBroken,
     CodingFault,
@@ -157,7 +160,16 @@ def test_no_coding(content_encoding: bytes | None) -> None:
 
 @pytest.mark.parametrize(
     "content_encoding",
-    [b"compress", b"gzip, foo", b"gzip;q=1", b"gzip br", b"br\xff", b"aes128gcm", b"*", b", ".join([b"gzip"] * 6)],
+    [
+        b"compress",
+        b"gzip, foo",
+        b"gzip;q=1",
+        b"gzip br",
+        b"br\xff",
+        b"aes128gcm",
+        b"*",
+        b", ".join([b"gzip"] * (MAX_CODINGS + 1)),
+    ],
 )
 def test_unknown_codings(content_encoding: bytes) -> None:
     with pytest.raises(CodingUnknown):
@@ -256,6 +268,34 @@ def test_bombs_never_materialise(coding: bytes, bomb: bytes) -> None:
     assert sum(sizes) <= 1_000_000
     assert max(sizes, default=0) <= PIECE
     assert peak < 20 * PIECE
+
+
+@pytest.mark.parametrize(("coding", "bomb"), BOMBS.values(), ids=BOMBS)
+def test_what_few_bytes_decode_to_is_bounded_by_their_number(coding: bytes, bomb: bytes) -> None:
+    got = 0
+    taken_off = decoder(coding, max_output=ROOMY)
+
+    def explode() -> None:
+        nonlocal got
+        for start in range(0, len(bomb), 1000):
+            for part in taken_off.feed(bomb[start : start + 1000]):
+                got += len(part)
+                assert got <= FREE_OUTPUT + MAX_RATIO * (start + 1000)
+
+    with pytest.raises(CodingOverflow):
+        explode()
+
+
+def test_what_shrinks_well_is_no_bomb() -> None:
+    text = b"".join(b'data: {"delta":{"text":"%d"}}\n\n' % number for number in range(100_000))
+    assert len(text) > 2 * FREE_OUTPUT
+    for coding, code in CODED.values():
+        for size in (1000, ROOMY):
+            body = code(text)
+            assert (
+                drain(decoder(coding, max_output=ROOMY), [body[i : i + size] for i in range(0, len(body), size)])
+                == text
+            )
 
 
 def test_nothing_is_decoded_before_it_is_asked_for() -> None:

@@ -158,6 +158,24 @@ def test_attribution_is_bounded() -> None:
     assert facts.litellm_tags == tuple(tag[:256] for tag in tags[:64])
 
 
+@pytest.mark.parametrize("unit", ["user_x_session_", '\\\\\\"', "a"])
+def test_what_is_spelled_at_great_length_is_passed_over(unit: str) -> None:
+    long = json.loads('"' + unit * (20_000 // len(unit)) + '"')
+    litellm = {"user": long, "tags": [long, "t"]}
+    body = {"model": "m", "metadata": {"user_id": long}, "litellm_metadata": litellm, "speed": long}
+    facts = read_request(json.dumps(body).encode())
+    assert facts == RequestFacts(model="m", litellm_tags=("t",), has_litellm_metadata=True)
+    facts = read_request(json.dumps({"model": long}).encode())
+    assert facts.model is None
+    assert facts.problem
+
+
+def test_metadata_of_great_length_are_passed_over() -> None:
+    more = {str(number): 1 for number in range(200_000)}
+    body = {"metadata": {"user_id": "u"} | more, "litellm_metadata": {"user": "v"} | more}
+    assert read_request(json.dumps(body).encode()) == RequestFacts(has_litellm_metadata=True)
+
+
 def test_a_long_user_still_has_its_session() -> None:
     user = json.dumps({"device_id": "d" * 300, "session_id": "s-1"})
     facts = read_request(json.dumps({"metadata": {"user_id": user}}).encode())

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.cuts import every_cut
-from tproxy.protocol.sse import Event, SSEOverflow, SSEParser
+from tproxy.protocol.sse import MAX_DATA_LINES, Event, SSEOverflow, SSEParser
 
 
 def read(pieces: Iterable[bytes], **bounds: int) -> list[Event]:
@@ -78,6 +78,11 @@ ROWS: dict[str, tuple[bytes, list[Event]]] = {
     "unfinished event": (b"data: 1\n\ndata: 2\n", [message(b"1")]),
     "unfinished CRLF event": (b"data: 1\r\n\r\ndata: 2\r\n", [message(b"1")]),
     "blank lines": (b"\n\n\r\n\r\r\ndata: 1\n\n\n\n", [message(b"1")]),
+    "many blank lines": (b"data: 1\n\n\n\n\n\ndata: 2\n\n\n\n", [message(b"1"), message(b"2")]),
+    "many blank lines, mixed": (
+        b"\n\n\n\ndata: 1\r\n\n\n\n\n\r\rdata: 2\r\r\r\n\n\n\ndata: 3\n\r\n",
+        [message(b"1"), message(b"2"), message(b"3")],
+    ),
     "other line ends are data": (
         b"data: a\x0bb\x0cc\x1cd\xc2\x85e\xe2\x80\xa8f\n\n",
         [message("a\vb\fc\x1cd\x85e\u2028f".encode())],
@@ -195,6 +200,13 @@ def test_the_default_bounds() -> None:
         parser.feed(line + b"x\n\n")
     with pytest.raises(SSEOverflow):
         SSEParser().feed((line + b"\n") * 5)
+
+
+def test_the_lines_of_an_event_are_bounded() -> None:
+    for piece in (7, 100_000):
+        lines = b"data\n" * MAX_DATA_LINES
+        for stream, expected in [(lines + b"\ndata: 1\n\n", 2), (b"data: 1\n\n" + lines + b"data\n\n", 1)]:
+            assert len(read([stream[i : i + piece] for i in range(0, len(stream), piece)])) == expected
 
 
 def test_a_long_line_byte_by_byte() -> None:

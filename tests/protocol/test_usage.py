@@ -93,6 +93,14 @@ STREAMS: dict[str, tuple[tuple[Event, ...], Outcome]] = {
         (start(), end("pause_turn", output_tokens=8), *HELLO),
         replace(ANSWERED, stop_reason="pause_turn", final=False, stopped=False),
     ),
+    "more of a block after the word of the upstream": (
+        (start(), *HELLO[:2], end("pause_turn", output_tokens=8), *HELLO[2:]),
+        replace(ANSWERED, stop_reason="pause_turn", final=False, stopped=False),
+    ),
+    "a word of the upstream after each part": (
+        (start(), *HELLO[:2], end(None, output_tokens=2), *HELLO[2:], end(output_tokens=8), STOP),
+        ANSWERED,
+    ),
     "more cache writes than their split": (
         (start(FULL_START), *HELLO, end(output_tokens=65, cache_creation_input_tokens=1500), STOP),
         replace(ANSWERED, usage=replace(FULL, cache_write_5m_tokens=500)),
@@ -110,7 +118,7 @@ STREAMS: dict[str, tuple[tuple[Event, ...], Outcome]] = {
     ),
     "a split without a total": (
         (start({"cache_creation": {"ephemeral_1h_input_tokens": 9}}), *HELLO, end(output_tokens=8), STOP),
-        replace(ANSWERED, usage=Usage(output_tokens=8, cache_write_1h_tokens=9)),
+        replace(ANSWERED, usage=Usage(output_tokens=8, cache_write_1h_tokens=9), odd_usage=True),
     ),
     "server tools and thinking": (
         (
@@ -288,3 +296,9 @@ def test_texts_are_bounded() -> None:
     outcome = read(stream(start({"service_tier": long}, id=long, model=long, stop_reason=long)))
     assert outcome.usage == Usage(service_tier="x" * 256)
     assert outcome.message_id == outcome.model == outcome.stop_reason == "x" * 256
+
+
+def test_the_text_that_is_counted_of_one_delta_is_bounded() -> None:
+    for long in (text("word " * 50_000), delta(type="thinking_delta", thinking="w " * 99_000)):
+        assert 0 < read(stream(start(), block(), long)).delivered_tokens < 60_000
+    assert 0 < read(stream(start(), block(type="text", text="word " * 50_000))).delivered_tokens < 30_000

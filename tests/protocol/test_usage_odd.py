@@ -31,11 +31,11 @@ from tproxy.protocol.usage import Iteration, Outcome, Usage, UsageReader
 ODD: dict[str, tuple[tuple[tuple[str, bytes], ...], Outcome]] = {
     "no JSON": (
         (("message_start", b"{"), ("content_block_delta", b""), ("message_delta", b"\xff"), ("error", b"oops")),
-        replace(NOTHING, first_content_seen=True, odd=4),
+        replace(NOTHING, first_content_seen=True, odd=4, odd_usage=True),
     ),
     "no objects": (
         (("message_start", b"[]"), ("content_block_start", b"1"), ("message_delta", b'"x"'), ("error", b"null")),
-        replace(NOTHING, odd=4),
+        replace(NOTHING, odd=4, odd_usage=True),
     ),
     "objects with nothing in them": (
         tuple((name, b"{}") for name in ("message_start", "content_block_start", "message_delta", "error", "ping")),
@@ -48,7 +48,7 @@ ODD: dict[str, tuple[tuple[tuple[str, bytes], ...], Outcome]] = {
             ("content_block_delta", b'{"delta":{"type":"text_delta","text":5}}'),
             ("error", b'{"error":{"type":5}}'),
         ),
-        replace(NOTHING, started=True, first_content_seen=True, odd=7),
+        replace(NOTHING, started=True, first_content_seen=True, odd=7, odd_usage=True),
     ),
     "counts of wrong types": (
         (
@@ -59,11 +59,68 @@ ODD: dict[str, tuple[tuple[tuple[str, bytes], ...], Outcome]] = {
                 b'"output_tokens_details":[],"service_tier":1,"speed":"fast","iterations":{}}}',
             ),
         ),
-        replace(NOTHING, usage=Usage(input_tokens=7, speed="fast"), odd=9),
+        replace(NOTHING, usage=Usage(input_tokens=7, speed="fast"), odd=9, odd_usage=True),
     ),
     "a count that no ledger could hold": (
         (("message_delta", b'{"usage":{"input_tokens":7,"output_tokens":' + b"9" * 400 + b"}}"),),
-        replace(NOTHING, usage=Usage(input_tokens=7), odd=1),
+        replace(NOTHING, usage=Usage(input_tokens=7), odd=1, odd_usage=True),
+    ),
+    "counts that no answer has": (
+        (
+            (
+                "message_delta",
+                b'{"usage":{"input_tokens":4294967296,"output_tokens":4294967297,"cache_read_input_tokens":1e300}}',
+            ),
+        ),
+        replace(NOTHING, usage=Usage(input_tokens=2**32), odd=2, odd_usage=True),
+    ),
+    "a count as a text": (
+        (("message_delta", b'{"usage":{"input_tokens":"100","output_tokens":7.0}}'),),
+        replace(NOTHING, usage=Usage(output_tokens=7), final=True, odd=1, odd_usage=True),
+    ),
+    "output without input": (
+        (("message_delta", b'{"usage":{"output_tokens":7}}'),),
+        replace(NOTHING, usage=Usage(output_tokens=7), final=True, odd_usage=True),
+    ),
+    "an iteration without its input": (
+        (
+            (
+                "message_delta",
+                b'{"usage":{"input_tokens":1,"output_tokens":7,"iterations":[{"type":"message","output_tokens":7}]}}',
+            ),
+        ),
+        replace(
+            NOTHING,
+            usage=Usage(input_tokens=1, output_tokens=7, iterations=(Iteration(kind="message", output_tokens=7),)),
+            final=True,
+            odd_usage=True,
+        ),
+    ),
+    "an iteration that cannot be read": (
+        (("message_delta", b'{"usage":{"input_tokens":1,"output_tokens":7,"iterations":[5]}}'),),
+        replace(NOTHING, usage=Usage(input_tokens=1, output_tokens=7), final=True, odd=1, odd_usage=True),
+    ),
+    "more iterations than any": (
+        (
+            (
+                "message_delta",
+                b'{"usage":{"input_tokens":1,"output_tokens":7,"iterations":[%s]}}'
+                % b",".join([b'{"type":"message","input_tokens":1,"output_tokens":7}'] * 257),
+            ),
+        ),
+        replace(NOTHING, usage=Usage(input_tokens=1, output_tokens=7), final=True, odd=1, odd_usage=True),
+    ),
+    "integral floats, which are counts": (
+        (("message_delta", b'{"usage":{"input_tokens":5.0,"output_tokens":7.0}}'),),
+        replace(NOTHING, usage=Usage(input_tokens=5, output_tokens=7), final=True),
+    ),
+    "an event of no usage that cannot be read": (
+        (("message_delta", b'{"usage":{"input_tokens":1,"output_tokens":7}}'), ("content_block_start", b"{")),
+        replace(NOTHING, usage=Usage(input_tokens=1, output_tokens=7), odd=1),
+    ),
+    "a usage larger than any": (
+        (("message_delta", b'{"usage":{"output_tokens":7,"more":"' + b"x" * 70_000 + b'"}}'),),
+        replace(NOTHING, odd=1, odd_usage=True),
     ),
     "iterations of wrong types": (
         (
@@ -77,7 +134,8 @@ ODD: dict[str, tuple[tuple[tuple[str, bytes], ...], Outcome]] = {
             NOTHING,
             usage=Usage(output_tokens=1, iterations=(Iteration(kind="message", output_tokens=4),)),
             final=True,
-            odd=4,
+            odd=5,
+            odd_usage=True,
         ),
     ),
     "a refusal after content that could not be read": (
@@ -89,7 +147,7 @@ ODD: dict[str, tuple[tuple[tuple[str, bytes], ...], Outcome]] = {
     ),
     "deep nesting": (
         (("message_start", b'{"message":' + b"[" * 100_000), ("content_block_delta", b'{"a":' * 100_000)),
-        replace(NOTHING, first_content_seen=True, odd=2),
+        replace(NOTHING, first_content_seen=True, odd=2, odd_usage=True),
     ),
 }
 
@@ -125,7 +183,7 @@ BODIES: dict[str, tuple[object, Outcome]] = {
             "usage": {"output_tokens": 8, "iterations": ITERATIONS},
             "content": [{"type": "fallback", "to": {"model": "m"}}],
         },
-        replace(READ_MESSAGE, usage=Usage(output_tokens=8, iterations=READ_ITERATIONS), model=SONNET),
+        replace(READ_MESSAGE, usage=Usage(output_tokens=8, iterations=READ_ITERATIONS), model=SONNET, odd_usage=True),
     ),
     "a message after a fallback, by its block": (
         MESSAGE | {"content": [{"type": "fallback", "to": {"model": SONNET}}, *MESSAGE["content"]]},
@@ -145,6 +203,10 @@ BODIES: dict[str, tuple[object, Outcome]] = {
         REFUSED,
     ),
     "a refusal with odd content": (MESSAGE | {"content": 5, "stop_reason": "refusal"}, replace(REFUSED, odd=1)),
+    "a refusal with more content than any": (
+        MESSAGE | {"content": [{}] * 100_001, "stop_reason": "refusal"},
+        REFUSED,
+    ),
     "an error": (
         {"type": "error", "error": {"type": "rate_limit_error", "message": "…"}, "request_id": "req_1"},
         replace(WHOLE, error_type="rate_limit_error"),

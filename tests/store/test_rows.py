@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, fields, replace
+from typing import Any
 
 import pytest
 
@@ -94,3 +95,20 @@ def test_recovery_reads_only_what_is_open(connection: sqlite3.Connection) -> Non
     ended = connection.execute("SELECT ended, ended_us, certainty FROM exchange ORDER BY id").fetchall()
     assert ended[::2] == [("lost", 9, "partial")] * 3
     assert {row[0] for row in ended[1::2]} == {"finished"}
+
+
+@pytest.mark.parametrize(
+    ("odd", "status", "bytes_out"),
+    [({"input_tokens": 2**63}, 200, 500), ({"input_tokens": 2**63, "bytes_out": 2**63}, None, 0)],
+    ids=["a figure of the upstream", "one of ours too"],
+)
+def test_a_bare_close_keeps_what_was_measured(
+    connection: sqlite3.Connection, odd: dict[str, Any], status: int | None, bytes_out: int
+) -> None:
+    rows.insert(connection, make_opening(1))
+    closing = replace(make_closing(1, status=200, bytes_out=500), **odd)
+    with pytest.raises(rows.ROW_FAULTS):
+        rows.close(connection, closing, None)
+    rows.close_bare(connection, closing)
+    there = connection.execute("SELECT ended, ended_us, status, bytes_out, input_tokens FROM exchange").fetchone()
+    assert there == ("finished", closing.ended_us, status, bytes_out, None)

@@ -192,9 +192,11 @@ async def test_a_bad_row_does_not_fail_its_batch(tmp_path: Path) -> None:
         assert ledger.writable
     rows = {row["id"]: row for row in recent(path)}
     bare = {"ended": FINISHED, "ended_us": T0 + 902}
+    whole = make_row(make_opening(2), make_closing(2))
+    measured = ("status", "dialled_us", "head_us", "first_content_us", "last_byte_us", "bytes_in", "bytes_out")
     assert rows == {
         make_opening(1).id: make_row(make_opening(1), make_closing(1)),
-        make_opening(2).id: make_row(make_opening(2)) | bare,
+        make_opening(2).id: make_row(make_opening(2)) | bare | {name: whole[name] for name in measured},
         make_opening(3).id: make_row(make_opening(3)) | bare | {"ended_us": T0 + 903},
         make_opening(4).id: make_row(make_opening(4)),  # found at the next start
     }

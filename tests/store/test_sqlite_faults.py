@@ -316,6 +316,7 @@ async def test_the_end_does_not_wait_for_ever(path: Path, faults: list[str]) -> 
                 ledger.close(make_closing(n))
             await until(lambda: not ledger.writable)
         await until(lambda: all(thread.name != "ledger" for thread in threading.enumerate()))
+    assert ledger.unwritten == 2
     assert faults == ["the ledger cannot be written: database is locked", "2 entries were not written within 0.05 s"]
     async with open_ledger(path) as ledger:
         assert ledger.recovered == 2

@@ -94,10 +94,11 @@ async def test_refused() -> None:
     assert await refusal(port) == f"127.0.0.1:{port} could not be reached: Connection refused"
 
 
-async def test_name_unknown() -> None:
+@pytest.mark.parametrize("host", ["api.test", "api..test", "...", "a" * 64 + ".test"])
+async def test_name_unknown(host: str) -> None:
     resolve()
-    wanted = "the name in api.test:443 could not be resolved: Name or service not known"
-    assert await refusal(443, host="api.test") == wanted
+    why = "Name or service not known" if host == "api.test" else "it has an empty or too long part"
+    assert await refusal(443, host=host) == f"the name in {host}:443 could not be resolved: {why}"
 
 
 async def test_the_first_address_that_answers() -> None:
@@ -110,8 +111,7 @@ async def test_the_first_address_that_answers() -> None:
 
 async def test_all_reasons_are_named() -> None:
     resolve(api=[("127.0.0.1", free_port()), ("255.255.255.255", 1)])
-    message = await refusal(80, host="api.test")
-    assert message.startswith("api.test:80 could not be reached: Connection refused, ")
+    assert (await refusal(80, host="api.test")).startswith("api.test:80 could not be reached: Connection refused, ")
 
 
 @pytest.mark.parametrize("step", ["name", "tcp", "tls"])

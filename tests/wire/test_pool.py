@@ -260,6 +260,44 @@ async def test_an_answer_keeps_to_itself() -> None:
             assert await read(third) == b"ok"
 
 
+CHUNKED = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
+# what one read brings with the head: (what is at hand, whether that is all)
+AT_HAND = {
+    "a whole answer": (OK, b"ok", True),
+    "nothing, of nothing": (b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n", b"", True),
+    "the head alone": (CHUNKED, b"", False),
+    "some of the body": (CHUNKED + b"1\r\na\r\n1\r\nb\r\n2\r\nc", b"abc", False),
+    "the whole body": (CHUNKED + b"1\r\na\r\n0\r\n\r\n", b"a", True),
+    "not HTTP": (CHUNKED + b"zz\r\n", b"", False),
+    "some, and not HTTP": (CHUNKED + b"1\r\na\r\nzz\r\n", b"a", False),
+}
+
+
+@pytest.mark.parametrize("name", AT_HAND)
+async def test_at_hand(name: str) -> None:
+    raw, data, whole = AT_HAND[name]
+    async with peer(answers(raw)) as upstream, pool_to(upstream) as pool, ask(pool) as response:
+        assert (response.at_hand(), response.complete) == (data, whole)
+        assert response.at_hand() == b""
+        if whole:
+            assert await response.receive() == b""
+        if "not HTTP" in name:
+            with pytest.raises(UpstreamBroken, match="not valid HTTP"):
+                await response.receive()
+
+
+async def test_tiny_chunks_are_joined_up_to_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is left is given without a read, and its end is not missed."""
+    monkeypatch.setattr("tproxy.wire.outbound.MAX_PARTS", 3)
+    raw = CHUNKED + b"1\r\nx\r\n" * 6 + b"0\r\n\r\n"
+    async with peer(answers(raw)) as upstream, pool_to(upstream) as pool:
+        async with ask(pool) as response:
+            given = [(response.at_hand(), response.complete)]
+            given += [(await response.receive(), response.complete) for _ in range(2)]
+        assert given == [(b"xxx", False), (b"xxx", False), (b"", True)]
+        assert counts(pool) == (1, 0, 0)
+
+
 async def test_leaving_early_closes_at_once() -> None:
     raw = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n"
     async with peer(answers(raw), answers(OK)) as upstream, pool_to(upstream) as pool:

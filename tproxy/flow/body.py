@@ -11,7 +11,7 @@ from typing import Any
 
 import trio
 
-from tproxy.errors import BadRequest, BodyTimeout, BodyTooLarge, ClientGone, Header
+from tproxy.errors import BadRequest, BodyTimeout, BodyTooLarge, ClientGone, Header, Overloaded
 from tproxy.protocol import headers as header
 
 Receive = Callable[[], Awaitable[dict[str, Any]]]
@@ -32,6 +32,24 @@ def announced_length(headers: Sequence[Header]) -> int | None:
     return int(value)
 
 
+class Held:
+    """The bytes that all running exchanges hold together.
+
+    Args:
+        limit: how many they may be.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.used = 0
+
+    def take(self, size: int) -> None:
+        """Raises Overloaded where there is no room for `size` bytes more."""
+        if self.used + size > self.limit:
+            raise Overloaded("This proxy holds as many request bodies as it may. Send the request again in a moment.")
+        self.used += size
+
+
 class RequestBody:
     """One request's body, as it arrives.
 
@@ -40,6 +58,7 @@ class RequestBody:
         limit: how many bytes are taken.
         timeout: seconds for the whole body, from now.
         on_end: called once, when the last byte has been read.
+        held: counts what is read by `whole`, until `release`.
 
     Attributes:
         length: bytes read so far.
@@ -54,6 +73,7 @@ class RequestBody:
         limit: int,
         timeout: float,
         on_end: Callable[[], None],
+        held: Held,
     ) -> None:
         if announced is not None and announced > limit:
             raise _too_large(limit)
@@ -64,6 +84,8 @@ class RequestBody:
         self._timeout = timeout
         self._deadline = trio.current_time() + timeout
         self._on_end = on_end
+        self._held = held
+        self._holds = 0
 
     async def piece(self) -> bytes:
         """The next bytes of the body; `b""` exactly at its end.
@@ -91,11 +113,18 @@ class RequestBody:
         return b""
 
     async def whole(self) -> bytes:
-        """All of the body. Raises what `piece` raises."""
+        """All of the body. Raises what `piece` raises, and Overloaded."""
         pieces: list[bytes] = []
         while piece := await self.piece():
+            self._held.take(len(piece))
+            self._holds += len(piece)
             pieces.append(piece)
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    def release(self) -> None:
+        """The body is held no longer."""
+        self._held.used -= self._holds
+        self._holds = 0
 
 
 def _too_large(limit: int) -> BodyTooLarge:

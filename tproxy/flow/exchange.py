@@ -33,16 +33,17 @@ from tproxy.errors import (
     envelope,
 )
 from tproxy.flow.admit import admit
-from tproxy.flow.body import SMALL_BYTES, Receive, RequestBody, announced_length
+from tproxy.flow.body import SMALL_BYTES, Held, Receive, RequestBody, announced_length
 from tproxy.flow.course import Course
 from tproxy.flow.forward import Client, Outgoing, Send, forward, watch
-from tproxy.flow.identify import Caller, KeyRing, check_open
+from tproxy.flow.identify import ANONYMOUS, KeyRing, check_open
 from tproxy.flow.request import Request
 from tproxy.flow.route import Passage
 from tproxy.flow.settle import settle
 from tproxy.flow.tap import Tap
 from tproxy.protocol import headers as header
 from tproxy.protocol.coding import CodingFault, decode
+from tproxy.protocol.headers import Credential
 from tproxy.protocol.pricing import PriceBook
 from tproxy.protocol.request import RequestFacts, read_request, strip_litellm_metadata
 from tproxy.store import base
@@ -71,6 +72,7 @@ class Services:
         draining: true once the process has been told to stop.
         drain_on_disconnect: read the upstream's answer on when the client has left?
         drain_seconds, body_seconds: bounds on that, and on a request body.
+        held: the request bodies that all exchanges hold together.
     """
 
     ring: KeyRing
@@ -89,6 +91,7 @@ class Services:
     body_seconds: float
     max_body_bytes: int
     max_upload_bytes: int
+    held: Held
 
 
 class Exchange:
@@ -109,7 +112,7 @@ class Exchange:
         self.ids = ids
         self.course = Course(id, passage, accepted_us, services.clock)
         self.tap = Tap(self.course)
-        self.caller: Caller | None = None
+        self.caller = ANONYMOUS  # until it is known
         self._relaying = trio.CancelScope()
         self._body_whole = trio.Event()
         self._noted = False
@@ -120,6 +123,39 @@ class Exchange:
         Raises:
             Fault, ClientGone: before admission. Afterwards nothing is raised but Cancelled.
         """
+        services, headers = self.services, self.request.headers
+        credential = self._identify()
+        announced = announced_length(headers)
+        held = self.passage.held or (announced is not None and announced <= SMALL_BYTES)
+        incoming = RequestBody(
+            receive,
+            announced=announced,
+            limit=services.max_body_bytes if held else services.max_upload_bytes,
+            timeout=services.body_seconds,
+            on_end=self._body_whole.set,
+            held=services.held,
+        )
+        try:
+            facts: RequestFacts | None = None
+            body: Body = incoming.piece
+            if held:
+                headers, facts, body = self._read(await incoming.whole())
+                self.course.model_asked = facts.model if facts is not None else None
+            outgoing = self._outgoing(headers, body, credential, announced)
+            client = self._client(send)
+            ticket = self._admit(facts)
+            try:
+                fault = await self._exchange(outgoing, ticket, receive, client)
+                if fault is not None:
+                    await self._tell(fault, ticket, client)
+            finally:
+                self.course.bytes_in = incoming.length
+                self._close(client)
+        finally:
+            incoming.release()
+
+    def _identify(self) -> Credential:
+        """Who asks; returns what to ask the upstream with."""
         services, request = self.services, self.request
         if services.draining():
             raise Draining("This proxy is shutting down. Send the request again: another one will take it.")
@@ -128,22 +164,13 @@ class Exchange:
         if services.ring.access == "open":
             check_open(request.is_local, header.get(request.headers, b"origin"))
         self.caller, credential = services.ring.identify(request.headers, self.course.accepted_us)
-        announced = announced_length(request.headers)
-        held = self.passage.held or (announced is not None and announced <= SMALL_BYTES)
-        incoming = RequestBody(
-            receive,
-            announced=announced,
-            limit=services.max_body_bytes if held else services.max_upload_bytes,
-            timeout=services.body_seconds,
-            on_end=self._body_whole.set,
-        )
-        headers: Sequence[Header] = request.headers
-        facts: RequestFacts | None = None
-        body: Body = incoming.piece
-        if held:
-            headers, facts, body = self._read(await incoming.whole())
-            self.course.model_asked = facts.model if facts is not None else None
-        outgoing = Outgoing(
+        return credential
+
+    def _outgoing(
+        self, headers: Sequence[Header], body: Body, credential: Credential, announced: int | None
+    ) -> Outgoing:
+        services, request = self.services, self.request
+        return Outgoing(
             method=request.method.encode(),
             target=services.base_path + self.passage.target,
             headers=header.upstream_headers(
@@ -155,31 +182,23 @@ class Exchange:
             ),
             body=body,
         )
-        client = Client(
-            send,
-            self._on_gone,
-            ids=self.ids,
-            pseudonym=services.pseudonym,
-            bases=request.bases(services.base_url, self.passage.prefix),
-        )
-        ticket = admit(
-            services.ledger,
+
+    def _client(self, send: Send) -> Client:
+        bases = self.request.bases(self.services.base_url, self.passage.prefix)
+        return Client(send, self._on_gone, ids=self.ids, pseudonym=self.services.pseudonym, bases=bases)
+
+    def _admit(self, facts: RequestFacts | None) -> Ticket:
+        return admit(
+            self.services.ledger,
             id=self.course.id,
             accepted_us=self.course.accepted_us,
             passage=self.passage,
-            upstream=services.upstream,
+            upstream=self.services.upstream,
             caller=self.caller,
             facts=facts,
-            headers=request.headers,
-            client_address=request.client_address,
+            headers=self.request.headers,
+            client_address=self.request.client_address,
         )
-        try:
-            fault = await self._exchange(outgoing, ticket, receive, client)
-            if fault is not None:
-                await self._tell(fault, ticket, client)
-        finally:
-            self.course.bytes_in = incoming.length
-            self._close(client)
 
     def _read(self, body: bytes) -> tuple[Sequence[Header], RequestFacts | None, bytes]:
         """What a held body says, and the body to send: the same one, unless it holds `litellm_metadata`.
@@ -208,7 +227,7 @@ class Exchange:
         fault: Fault | None = None
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.tap.run, self._note)
-            nursery.start_soon(watch, receive, self._body_whole, client)
+            nursery.start_soon(watch, self.request.left, receive, self._body_whole, client)
             try:
                 with self._relaying:
                     await forward(self.services.pool, outgoing, ticket, client, self.tap, self.course)
@@ -219,6 +238,7 @@ class Exchange:
             except Exception:
                 bugs.exception("exchange %s failed", self.course.id)
                 fault = Internal("This proxy failed. Its log has the details under the request_id of this answer.")
+            await self.tap.drain()
             nursery.cancel_scope.cancel()
         return fault
 
@@ -241,7 +261,7 @@ class Exchange:
             fault = unavailable
         self.course.status = fault.status
         body = envelope(fault, self.course.id)
-        await client.head(fault.status, None, json_head(body, fault_headers(fault, self.ids)))
+        await client.head(fault.status, None, json_head(body, fault_headers(fault, self.ids)), held=True)
         await client.body(body, more=False)
 
     def _note(self) -> None:
@@ -262,7 +282,7 @@ class Exchange:
             id=self.course.id,
             method=self.passage.method,
             path=self.passage.path.decode("ascii"),
-            caller=self.caller.alias or self.caller.id if self.caller else None,
+            caller=self.caller.alias or self.caller.id,
             model=closing.model_served or self.course.model_asked,
             status=closing.status,
             ended=closing.ended,

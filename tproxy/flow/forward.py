@@ -21,7 +21,7 @@ from tproxy.flow.route import Passage
 from tproxy.flow.tap import Tap
 from tproxy.protocol import headers as header
 from tproxy.protocol.batch import is_batch_object, rewrite_results_url
-from tproxy.protocol.coding import CodingBroken, CodingOverflow, CodingUnknown, decode
+from tproxy.protocol.coding import CodingFault, decode
 from tproxy.store.base import Ticket
 from tproxy.wire.outbound import Head
 from tproxy.wire.pool import Body, Pool, Response
@@ -80,10 +80,16 @@ class Client:
             self.gone = True
             self._on_gone()
 
-    async def head(self, status: int, reason: bytes | None, headers: Sequence[Header]) -> None:
-        """Send the response head. Without a `reason`, it has the standard one."""
+    async def head(self, status: int, reason: bytes | None, headers: Sequence[Header], *, held: bool) -> None:
+        """Send the response head. Without a `reason`, it has the standard one.
+
+        Args:
+            held: the first of the body follows at once, and both may go out in one write.
+        """
         self.answered = True
-        await self._pass({"type": "http.response.start", "status": status, "reason": reason, "headers": headers})
+        await self._pass(
+            {"type": "http.response.start", "status": status, "reason": reason, "headers": headers, "held": held}
+        )
 
     async def body(self, piece: bytes, *, more: bool) -> bool:
         """Send a piece of the body, or its end. Whether it was sent: a client may leave as soon as it has all."""
@@ -124,17 +130,20 @@ async def forward(pool: Pool, outgoing: Outgoing, ticket: Ticket, client: Client
         if client.bases is not None and _leads_past_us(course.passage, head):
             await _relay_batch(response, headers, client, course, client.bases)
         else:
-            await client.head(head.status, head.reason, headers)
-            await _relay(response, client, tap, course)
+            await _relay(response, headers, client, tap, course)
 
 
-async def _relay(response: Response, client: Client, tap: Tap, course: Course) -> None:
-    """Relay the body as it comes; its end goes out with the last bytes where it came with them."""
-    clock = course.clock
-    length = header.get(response.head.headers, b"content-length")
+async def _relay(response: Response, headers: list[Header], client: Client, tap: Tap, course: Course) -> None:
+    """Relay head and body as they come: what came together goes out together, be it head, body or end."""
+    clock, head = course.clock, response.head
+    length = header.get(head.headers, b"content-length")
     expected = int(length) if length is not None else None
-    while not response.complete:
+    chunk = response.at_hand()
+    together = bool(chunk) or response.complete
+    await client.head(head.status, head.reason, headers, held=together)
+    if not together:
         chunk = await response.receive()
+    while True:
         # Not `client.gone`: whoever has the end of an answer may have left before the next line is reached.
         sent = await client.body(chunk, more=not response.complete)
         if sent:
@@ -145,6 +154,9 @@ async def _relay(response: Response, client: Client, tap: Tap, course: Course) -
         if chunk:
             course.last_byte_us = now_us = clock()
             tap.feed(chunk, now_us)
+        if response.complete:
+            return
+        chunk = await response.receive()
 
 
 def _leads_past_us(passage: Passage, head: Head) -> bool:
@@ -166,17 +178,17 @@ async def _relay_batch(
         if length > _MAX_BATCH_PAGE_BYTES:
             raise UpstreamBroken(f"The upstream's batch page is larger than {_MAX_BATCH_PAGE_BYTES} bytes.")
     body = b"".join(pieces)
-    encoding = header.get(headers, b"content-encoding")
+    encoding = header.joined(headers, b"content-encoding")
     try:
         plain = decode(body, encoding, max_output=_MAX_BATCH_PAGE_BYTES) if encoding else body
-    except (CodingUnknown, CodingBroken, CodingOverflow):
+    except CodingFault:
         plain = body
     changed = rewrite_results_url(plain, *bases)
     if changed != plain:
         body = changed
         headers = [h for h in headers if h[0].lower() not in (b"content-length", b"content-encoding")]
         headers.append((b"content-length", str(len(body)).encode()))
-    await client.head(response.head.status, response.head.reason, headers)
+    await client.head(response.head.status, response.head.reason, headers, held=True)
     course.whole = await client.body(body, more=False)
     if course.whole:
         course.last_byte_us = course.clock()
@@ -187,9 +199,19 @@ def _text(value: bytes | None) -> str | None:
     return value.decode("latin-1")[:256] if value is not None else None
 
 
-async def watch(receive: Callable[[], Awaitable[dict[str, Any]]], whole: trio.Event, client: Client) -> None:
-    """See the client leave. Starts when the request body is whole: until then, its reader sees it."""
-    await whole.wait()
-    while (await receive())["type"] != "http.disconnect":
-        pass
+async def watch(
+    left: trio.Event | None, receive: Callable[[], Awaitable[dict[str, Any]]], whole: trio.Event, client: Client
+) -> None:
+    """See the client leave.
+
+    Args:
+        left: set when it has, where the server offers that. Elsewhere `receive` tells, which may not be asked before
+            the request body is whole: until then its reader sees it, unless that waits for the upstream.
+    """
+    if left is not None:
+        await left.wait()
+    else:
+        await whole.wait()
+        while (await receive())["type"] != "http.disconnect":
+            pass
     client.leave()

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import trio
+
 from tproxy.errors import Header
 from tproxy.protocol import headers as header
 
@@ -16,7 +18,10 @@ Scope = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """Names are in the client's spelling where the server offers it; `target` is the whole of it, with the query."""
+    """Names are in the client's spelling where the server offers it; `target` is the whole of it, with the query.
+
+    `left` is set when the client has left; None where the server does not offer it.
+    """
 
     method: str
     target: bytes
@@ -25,6 +30,7 @@ class Request:
     client_address: str | None
     server_address: str | None
     scheme: str
+    left: trio.Event | None = None
 
     @classmethod
     def of(cls, scope: Scope) -> Request:
@@ -40,6 +46,7 @@ class Request:
             client_address=client[0] if client else None,
             server_address=server[0] if server and server[1] is not None else None,
             scheme=scope["scheme"],
+            left=transport.left if transport else None,
         )
 
     @property
@@ -48,9 +55,16 @@ class Request:
         return self.server_address is None or _is_loopback(self.server_address)
 
     def bases(self, upstream: str, prefix: bytes) -> tuple[bytes, bytes] | None:
-        """The upstream's base URL, and the one under which the client knows this proxy; None if it did not say."""
+        """The upstream's base URL, and the one under which the client knows this proxy; None if it did not say.
+
+        A server before us that ends TLS says so in X-Forwarded-Proto. It is believed in that direction only: a client
+        that lies about itself gets a link that is safer than it needs.
+        """
         host = header.get(self.headers, b"host")
-        return None if host is None else (upstream.encode(), self.scheme.encode() + b"://" + host + prefix)
+        if host is None:
+            return None
+        secure = self.scheme == "https" or header.get(self.headers, b"x-forwarded-proto") == b"https"
+        return upstream.encode(), (b"https://" if secure else b"http://") + host + prefix
 
 
 @functools.cache

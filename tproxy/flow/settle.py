@@ -5,7 +5,7 @@ A table in one function, pure, so that every case can be tested without a socket
 | the answer | tokens | certainty |
 |---|---|---|
 | ended with the upstream's last word on usage | as told | `exact` |
-| said a usage and may have had more to say | as told | `partial` |
+| said a usage and may have had more to say, or said it oddly | as told | `partial` |
 | cut after message_start | input as told, output counted from the delivered deltas | `estimated` |
 | nothing of it was seen, and the request may have been | none | `partial`, cost unknown |
 | the upstream could not be reached: nothing was sent | none | `exact`, cost 0 |
@@ -96,7 +96,8 @@ def _ended(course: Course, outcome: Outcome) -> str:
 def _certainty(outcome: Outcome, *, estimated: bool) -> str:
     if estimated:
         return base.ESTIMATED
-    return base.EXACT if outcome.final and (outcome.stopped or outcome.stop_reason) else base.PARTIAL
+    last_word = outcome.final and (outcome.stopped or outcome.stop_reason)
+    return base.EXACT if last_word and not outcome.odd_usage else base.PARTIAL
 
 
 def _with_delivered_output(outcome: Outcome) -> tuple[Usage | None, bool]:

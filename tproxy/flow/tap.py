@@ -1,35 +1,46 @@
 """What is learnt from an answer while it passes.
 
 The tap sees a chunk after the client has it, never before, and nothing that happens here touches the stream. It is a
-task of its own that is woken for batches: at the first chunk, then when enough bytes or enough time have gathered,
-and what is left is read at the end. Between two wakings a chunk is an entry in a list.
+task of its own that is woken for batches: at the first chunk, then when enough bytes or enough time have gathered;
+once nothing comes for that time, it has no timer. Between two wakings a chunk is an entry in a list.
 
     forward ── feed(chunk) ──► [(time, chunk), …] ── run() ──► decoder ──► SSE or JSON ──► UsageReader
 
+However an answer is made, the tap holds up the other exchanges for some milliseconds at most: it reads by portions
+and lets everybody else run between them. The end of an exchange waits for nobody (it may be cancelled), so `drain` is
+called before it wherever there is time, and `finish` reads only what is a matter of milliseconds.
+
 If the content cannot be read (unknown coding, a line without end, a bomb), the tap gives up on this exchange's
-content, says why in the row, and the stream goes on. Memory: at most `_BATCH_BYTES` waiting plus the bounds of the
-parsers.
+content, says why in the row, and the stream goes on. Memory: `_MAX_WAITING_WEIGHT` bytes and the parsers' bounds.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 
 import trio
 
 from tproxy.errors import Header
 from tproxy.flow.course import Course
 from tproxy.protocol import headers as header
-from tproxy.protocol.coding import CodingBroken, CodingOverflow, CodingUnknown, Decoder, decoder
+from tproxy.protocol.coding import CodingFault, Decoder, decoder
 from tproxy.protocol.sse import SSEOverflow, SSEParser
 from tproxy.protocol.usage import Outcome, UsageReader
 
-_BATCH_BYTES = 32 * 1024
-_BATCH_US = 500_000
-_MAX_JSON_BYTES = 16 * 1024 * 1024
+_BATCH_WEIGHT = 32 * 1024
+_BATCH_SECONDS = 0.5
+_MAX_WAITING_WEIGHT = 4 * 1024 * 1024
+_MAX_JSON_BYTES = 4 * 1024 * 1024  # a few milliseconds, for it is read at once
 _MAX_DECODED_BYTES = 64 * 1024 * 1024
 _GZIP_MAGIC = b"\x1f\x8b"
+
+# Work is measured in bytes; a chunk or an event weighs as much as so many by itself.
+_ITEM_WEIGHT = 128
+_PORTION = 16 * 1024
+_UNTIL_CHECKPOINT = 64 * 1024
+_UNTIL_FINISHED = 1024 * 1024
 
 log = logging.getLogger("tproxy.tap")
 
@@ -40,9 +51,9 @@ class Tap:
     def __init__(self, course: Course) -> None:
         self._course = course
         self._usage = UsageReader()
-        self._waiting: list[tuple[int, bytes]] = []
-        self._waiting_bytes = 0
-        self._woken_us = 0
+        self._waiting: deque[tuple[int, bytes]] = deque()
+        self._waiting_weight = 0
+        self._resting = True
         self._wake = trio.Event()
         self._decoder: Decoder | None = None
         self._encoding: bytes | None = None
@@ -50,37 +61,57 @@ class Tap:
         self._json: list[bytes] | None = None
         self._json_bytes = 0
         self._first = True
+        self._portions: Iterator[bytes] = iter(())  # of the chunk that is being read, which came at `_portions_us`
+        self._portions_us = 0
 
     def begin(self, status: int, headers: Sequence[Header]) -> None:
         """Set up for an answer whose head has come.
 
-        An event stream is always read; a JSON body only where the row wants something from it: the usage of an
-        inference call, the type of an error.
+        A body is read only where the row wants something from it: the usage of an inference call, or the type of an
+        error, which is JSON.
         """
         media = (header.get(headers, b"content-type") or b"").split(b";")[0].strip().lower()
-        if media == b"text/event-stream":
+        inference = self._course.passage.inference
+        if media == b"text/event-stream" and inference:
             self._sse = SSEParser()
-        elif media.endswith(b"json") and (self._course.passage.inference or status >= 400):
+        elif media.endswith(b"json") and (inference or status >= 400):
             self._json = []
-        self._encoding = header.get(headers, b"content-encoding")
+        self._encoding = header.joined(headers, b"content-encoding")
 
     def feed(self, chunk: bytes, now_us: int) -> None:
         """Take a chunk that has been sent on. Does no work beyond remembering it."""
-        if self._sse is None and self._json is None:
+        if not self._reads:
             return
         self._waiting.append((now_us, chunk))
-        self._waiting_bytes += len(chunk)
-        if self._waiting_bytes >= _BATCH_BYTES or now_us - self._woken_us >= _BATCH_US:
-            self._woken_us = now_us
+        self._waiting_weight += len(chunk) + _ITEM_WEIGHT
+        if self._waiting_weight > _MAX_WAITING_WEIGHT:
+            self._give_up("the answer came faster than it could be read")
+        elif self._resting or self._waiting_weight >= _BATCH_WEIGHT:
             self._wake.set()
 
     async def run(self, on_batch: Callable[[], None]) -> None:
-        """Read batches as they are ready, until cancelled; call `on_batch` after each. `finish` reads the rest."""
+        """Read batches as they are ready, until cancelled; call `on_batch` after each."""
         while True:
             await self._wake.wait()
+            self._resting = False
+            while self._waiting:
+                self._wake = trio.Event()
+                await self.drain()
+                on_batch()
+                with trio.move_on_after(_BATCH_SECONDS):
+                    await self._wake.wait()
             self._wake = trio.Event()
-            self._read_waiting()
-            on_batch()
+            self._resting = True
+
+    async def drain(self) -> None:
+        """Read all that waits, letting others run. Waits for nothing else; may be cancelled, and called again."""
+        await trio.lowlevel.checkpoint()
+        weight = 0
+        while (step := self._read_portion()) is not None:
+            weight += step
+            if weight >= _UNTIL_CHECKPOINT:
+                weight = 0
+                await trio.lowlevel.checkpoint()
 
     @property
     def outcome(self) -> Outcome:
@@ -88,38 +119,46 @@ class Tap:
         return self._usage.outcome()
 
     def finish(self) -> Outcome:
-        """Read what is left and tell what the answer came to."""
-        self._read_waiting()
+        """Read what is left, if it is not much, and tell what the answer came to."""
+        weight = 0
+        while (step := self._read_portion()) is not None:
+            weight += step
+            if weight >= _UNTIL_FINISHED:
+                self._give_up("the exchange ended before its answer had been read")
         if self._json is not None:
-            self._guarded(self._usage.feed_json, b"".join(self._json))
+            body, self._json = b"".join(self._json), None
+            try:
+                self._usage.feed_json(body)
+            except Exception:
+                self._fail()
         return self._usage.outcome()
 
-    def _read_waiting(self) -> None:
-        waiting, self._waiting, self._waiting_bytes = self._waiting, [], 0
-        for now_us, chunk in waiting:
-            if self._sse is None and self._json is None:
-                return
-            self._guarded(self._read, chunk, now_us)
+    @property
+    def _reads(self) -> bool:
+        return self._sse is not None or self._json is not None
 
-    def _guarded(self, step: Callable[..., object], *args: object) -> None:
-        """A failure in here is a fact about the row, never about the stream."""
+    def _read_portion(self) -> int | None:
+        """Read one portion of what waits. Returns its weight, or None where there is nothing to read."""
         try:
-            step(*args)
+            portion = next(self._portions, None)
+            if portion is not None:
+                return self._read(portion)
+            if self._waiting:
+                self._portions_us, chunk = self._waiting.popleft()
+                self._waiting_weight -= len(chunk) + _ITEM_WEIGHT
+                self._portions = self._decoded(chunk)
+                return _ITEM_WEIGHT
         except SSEOverflow as fault:
             for event in fault.events:  # those that were whole before the one that is too long
                 self._usage.feed_event(event.event, event.data)
             self._give_up(str(fault))
-        except (CodingUnknown, CodingBroken, CodingOverflow) as fault:
+        except CodingFault as fault:
             self._give_up(str(fault))
         except Exception:
-            log.exception("the tap failed; the stream goes on")
-            self._give_up("a bug in the tap; the log has the traceback")
+            self._fail()
+        return None
 
-    def _give_up(self, why: str) -> None:
-        self._course.tap_fault = why
-        self._decoder = self._sse = self._json = None
-
-    def _read(self, chunk: bytes, now_us: int) -> None:
+    def _decoded(self, chunk: bytes) -> Iterator[bytes]:
         if self._first:
             self._first = False
             # Edges have been seen to compress without saying so.
@@ -128,18 +167,34 @@ class Tap:
             if self._encoding is not None:
                 self._decoder = decoder(self._encoding, max_output=_MAX_DECODED_BYTES)
         for piece in self._decoder.feed(chunk) if self._decoder is not None else (chunk,):
-            self._read_decoded(piece, now_us)
+            for start in range(0, len(piece), _PORTION):
+                yield piece[start : start + _PORTION]
 
-    def _read_decoded(self, piece: bytes, now_us: int) -> None:
+    def _read(self, portion: bytes) -> int:
+        weight = len(portion)
         if self._sse is not None:
             usage = self._usage
-            for event in self._sse.feed(piece):
+            events = self._sse.feed(portion)
+            for event in events:
                 usage.feed_event(event.event, event.data)
+            weight += _ITEM_WEIGHT * len(events)
             if self._course.first_content_us is None and usage.first_content_seen:
-                self._course.first_content_us = now_us
+                self._course.first_content_us = self._portions_us
         elif self._json is not None:
-            self._json_bytes += len(piece)
+            self._json_bytes += len(portion)
+            self._json.append(portion)
             if self._json_bytes > _MAX_JSON_BYTES:
                 self._give_up(f"a JSON answer of more than {_MAX_JSON_BYTES} bytes")
-            else:
-                self._json.append(piece)
+        return weight
+
+    def _give_up(self, why: str) -> None:
+        """A failure in here is a fact about the row, never about the stream."""
+        self._course.tap_fault = why
+        self._decoder = self._sse = self._json = None
+        self._waiting.clear()
+        self._waiting_weight = 0
+        self._portions = iter(())
+
+    def _fail(self) -> None:
+        log.exception("the tap failed; the stream goes on")
+        self._give_up("a bug in the tap; the log has the traceback")

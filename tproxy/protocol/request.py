@@ -12,7 +12,8 @@ came: what to do about it is the upstream's affair, or the caller's limits'.
 `litellm_metadata` is not Anthropic's: it is read for the books and removed on the way (`strip_litellm_metadata`).
 What it and `metadata` hold is used to attribute an exchange and for nothing else, so a wrong type there is no
 problem: it is passed over. Texts taken for attribution are cut off at 256 characters and NUL, which no database
-takes, is left out of them; tags after the 64th are dropped.
+takes, is left out of them; tags after the 64th are dropped. What is spelled at far greater length is passed over
+unread, so that no body costs more than that one pass.
 
 Not known here: which requests have such a body, and whether the body was compressed.
 """
@@ -31,6 +32,8 @@ _MAX_TEXT = 256
 _MAX_TAGS = 64
 _MAX_TAG_BYTES = 256 * 1024  # 64 tags of 256 characters, each spelled as two \uXXXX, with room to spare
 _MAX_INTEGER = 2**53
+_MAX_TEXT_BYTES = 16 * 1024
+_MAX_METADATA_BYTES = 1024 * 1024
 
 # The members that decide what is served and what it costs: each must stand alone.
 _DECISIVE = frozenset({"model", "stream", "max_tokens", "service_tier", "speed", "inference_geo"})
@@ -108,7 +111,7 @@ def read_request(body: bytes) -> RequestFacts:
         values[name] = _NULL
 
     problem = None
-    model = _value(values.get("model"), str)
+    model = _value(values.get("model"), str, _MAX_TEXT_BYTES)
     if repeated:
         problem = f"The member {repeated[0]!r} occurs more than once."
     elif "model" in values and (model is None or len(model) > _MAX_TEXT or "\0" in model):
@@ -207,9 +210,9 @@ def _members(body: bytes) -> list[tuple[str, Raw]]:
     return [(name.text, value) for name, value in found.items()]
 
 
-def _value(raw: Raw | None, kind: type[T]) -> T | None:
-    """The value of a member, or `None` where it is absent, null, or not of this kind."""
-    if raw is None or not len(memoryview(raw)):
+def _value(raw: Raw | None, kind: type[T], max_bytes: int = _MAX_METADATA_BYTES) -> T | None:
+    """The value of a member, or `None` where it is absent, null, not of this kind, or spelled in too many bytes."""
+    if raw is None or not 0 < len(memoryview(raw)) <= max_bytes:
         return None
     try:
         return msgspec.json.decode(raw, type=kind)
@@ -219,7 +222,7 @@ def _value(raw: Raw | None, kind: type[T]) -> T | None:
 
 def _text(raw: Raw | None) -> str | None:
     """A text as it is kept for attribution: not empty, no NUL, at most 256 characters."""
-    text = _value(raw, str)
+    text = _value(raw, str, _MAX_TEXT_BYTES)
     return text.replace("\0", "")[:_MAX_TEXT] or None if text else None
 
 
@@ -232,7 +235,7 @@ def _metadata(raw: Raw | None) -> tuple[str | None, str | None]:
     metadata = _value(raw, _Metadata)
     if metadata is None:
         return None, None
-    user_id = _value(metadata.user_id, str)
+    user_id = _value(metadata.user_id, str, _MAX_TEXT_BYTES)
     if not user_id:
         return None, None
     old = _OLD_SESSION.fullmatch(user_id)
@@ -246,6 +249,6 @@ def _litellm_metadata(raw: Raw | None) -> tuple[str | None, tuple[str, ...]]:
     metadata = _value(raw, _LitellmMetadata)
     if metadata is None:
         return None, ()
-    spelled = metadata.tags if len(memoryview(metadata.tags)) <= _MAX_TAG_BYTES else None
-    tags = dict.fromkeys(tag for item in _value(spelled, list[Raw]) or () if (tag := _text(item)))
+    spelled = _value(metadata.tags, list[Raw], _MAX_TAG_BYTES) or ()
+    tags = dict.fromkeys(tag for item in spelled if (tag := _text(item)))
     return _text(metadata.user), tuple(tags)[:_MAX_TAGS]

@@ -3,8 +3,8 @@
 Bytes go in as they came from the network, cut anywhere; whole events come out. Rules kept here:
 - The events do not depend on the cuts.
 - The time is linear in the bytes: what has no line end yet is kept aside and looked at once it has one.
-- The memory is bounded by `max_line` + `max_event`. Past a bound the parser gives up for good, since what follows
-  would be guesswork.
+- The memory is bounded by `max_line` + `max_event`, and an event by `MAX_DATA_LINES`. Past a bound the parser gives
+  up for good, since what follows would be guesswork.
 - Data stays bytes: only the reader knows whether they are JSON, and a cut inside a character does no harm.
 
 Not known here: HTTP, JSON, and what the events mean.
@@ -12,11 +12,14 @@ Not known here: HTTP, JSON, and what the events mean.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
 BOM = b"\xef\xbb\xbf"
 LF = 0x0A
+MAX_DATA_LINES = 10_000
+_BLANK_LINES = re.compile(rb"\n{3,}")
 
 
 class Event(NamedTuple):
@@ -52,6 +55,7 @@ class SSEParser:
         "_after_cr",
         "_at_start",
         "_data",
+        "_data_lines",
         "_event",
         "_id",
         "_max_event",
@@ -69,6 +73,7 @@ class SSEParser:
         self._at_start = True  # no line has ended yet: the first one may open with a BOM
         self._event = b""
         self._data: bytes | bytearray | None = None  # None: no data field yet, which is not the same as empty
+        self._data_lines = 0
         self._id = ""
         self._retry: int | None = None
         self._overflow: str | None = None
@@ -97,6 +102,8 @@ class SSEParser:
         if self._at_start:
             self._at_start = False
             chunk = chunk.removeprefix(BOM)
+        if b"\n\n\n" in chunk:
+            chunk = _BLANK_LINES.sub(b"\n\n", chunk)  # one blank line says as much as many, and costs less
         if not has_cr:
             lines = chunk.split(b"\n")
             rest = lines.pop()
@@ -132,6 +139,9 @@ class SSEParser:
             if value.startswith(b" "):
                 value = value[1:]
             if field == b"data":
+                self._data_lines = 1 if self._data is None else self._data_lines + 1
+                if self._data_lines > MAX_DATA_LINES:
+                    raise self._give_up(f"an event of more than {MAX_DATA_LINES} lines of data", events)
                 self._data = value if self._data is None else self._joined(value)
                 if len(self._data) > self._max_event:
                     raise self._give_up(f"an event of more than {self._max_event} bytes", events)

@@ -6,7 +6,7 @@ null overwrites it, none is added; what a `message_delta` does not name stays. `
 `message_delta`; without one, they are at least what was delivered, of which an estimate is kept (`tokens`).
 
 Nothing that the upstream sends raises here. An event of an unknown type, and a value of a wrong type, is passed over
-and counted in `odd`.
+and counted in `odd`. No event takes long: a usage, or content, of a size that no answer has is odd as a whole.
 Not known here: prices; how the connection ended; the framing of events (`sse`).
 """
 
@@ -14,56 +14,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, TypeVar
+from typing import ClassVar, TypeVar
 
 import msgspec
 from msgspec import Raw
 
+from tproxy.protocol.counts import Iteration, MergedUsage, Usage
 from tproxy.protocol.tokens import TokenCounter
 
+__all__ = ["Iteration", "Outcome", "Usage", "UsageReader"]
+
 _MAX_TEXT = 256
-_MAX_INTEGER = 2**53
+_MAX_BLOCKS = 100_000
+_MAX_COUNTED = 64 * 1024  # characters of one delta
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Counts:
-    """Tokens by class. `input_tokens` is the uncached part; `thinking_tokens` are a part of `output_tokens`.
-
-    A cache write whose lifetime is not told is one of five minutes.
-    """
-
-    input_tokens: int | None = None
-    output_tokens: int | None = None
-    cache_read_tokens: int | None = None
-    cache_write_5m_tokens: int | None = None
-    cache_write_1h_tokens: int | None = None
-    thinking_tokens: int | None = None
-    web_searches: int | None = None
-    web_fetches: int | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Iteration(Counts):
-    """One run of a model within an answer. `kind` is `message`, `fallback_message`, `compaction` or
-    `advisor_message`; `model` is `None` where the answer does not name it: it is then the model asked for."""
-
-    kind: str
-    model: str | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Usage(Counts):
-    """The `usage` of one answer (API reference, "Messages").
-
-    The top level is the sum of the `message` iterations or, after a fallback, the attempt that served, and leaves out
-    compaction and advisors. Where there are `iterations`, they are what is billed; given only once they are final.
-    """
-
-    service_tier: str | None = None
-    speed: str | None = None
-    geo: str | None = None
-    iterations: tuple[Iteration, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,6 +44,7 @@ class Outcome:
         final: `usage.output_tokens` is the upstream's last word: nothing was delivered after it.
         delivered_tokens: an estimate of the output in the deltas of a stream.
         odd: how many events and values were passed over.
+        odd_usage: some of them were part of a usage, or one of its figures is missing: `usage` may tell too little.
     """
 
     usage: Usage | None
@@ -94,6 +59,7 @@ class Outcome:
     delivered_tokens: int
     first_content_seen: bool
     odd: int
+    odd_usage: bool
 
 
 class _Delta(msgspec.Struct, gc=False):
@@ -136,21 +102,6 @@ _decode_delta = msgspec.json.Decoder(_DeltaEvent).decode
 # Blocks that hold no output before a delta comes; `fallback` never holds any.
 _EMPTY_AT_START = frozenset({"text", "thinking", "compaction", "fallback"})
 _SILENT = frozenset({"ping", "content_block_stop"})
-_CACHE_WRITES = "cache_writes"  # of both lifetimes
-
-# Where a value stands in a usage object (the object within it, if any, and the name), and our name for it.
-_COUNTS = (
-    ("", "input_tokens", "input_tokens"),
-    ("", "output_tokens", "output_tokens"),
-    ("", "cache_read_input_tokens", "cache_read_tokens"),
-    ("", "cache_creation_input_tokens", _CACHE_WRITES),
-    ("cache_creation", "ephemeral_5m_input_tokens", "cache_write_5m_tokens"),
-    ("cache_creation", "ephemeral_1h_input_tokens", "cache_write_1h_tokens"),
-    ("output_tokens_details", "thinking_tokens", "thinking_tokens"),
-    ("server_tool_use", "web_search_requests", "web_searches"),
-    ("server_tool_use", "web_fetch_requests", "web_fetches"),
-)
-_TEXTS = (("service_tier", "service_tier"), ("speed", "speed"), ("inference_geo", "geo"))
 
 
 class UsageReader:
@@ -158,8 +109,7 @@ class UsageReader:
 
     def __init__(self) -> None:
         self.first_content_seen = False
-        self._usage: dict[str, Any] = {}
-        self._iterations: tuple[Iteration, ...] = ()
+        self._usage = MergedUsage()
         self._model: str | None = None
         self._message_id: str | None = None
         self._stop_reason: str | None = None
@@ -183,8 +133,12 @@ class UsageReader:
             elif event_name not in _SILENT:
                 self._odd += 1
         except (ValueError, RecursionError):
-            self._odd += 1
+            if event_name in ("message_start", "message_delta"):
+                self._usage.odd += 1  # which they hold
+            else:
+                self._odd += 1
             self._output_seen = True  # it may have been; a refusal is then booked as billed
+            self._final = False
 
     def feed_json(self, body: bytes) -> None:
         """Take the whole body of an answer that is not a stream. Only a `message` has a usage that is billed."""
@@ -198,7 +152,8 @@ class UsageReader:
         self._error(answer)
         if self._text(answer.type) == "message":
             self._message(answer)
-            blocks = self._read(answer.content, list[_Block])
+            crowded = bytes(answer.content).count(b"{") > _MAX_BLOCKS
+            blocks = None if crowded else self._read(answer.content, list[_Block])
             self._output_seen = blocks is None or any(map(_holds_output, blocks))
             for block in blocks or ():
                 self._fallback(block)
@@ -206,12 +161,12 @@ class UsageReader:
     def outcome(self) -> Outcome:
         """What is known now. May be asked at any time, and again."""
         model = self._model
-        iterations = self._iterations if self._final else ()
-        for iteration in iterations:
+        usage, doubtful = self._usage.read(final=self._final)
+        for iteration in (usage.iterations if usage else None) or ():
             if iteration.kind == "fallback_message":  # the one that served; there need not be a block for it
                 model = iteration.model or model
         return Outcome(
-            usage=Usage(iterations=iterations or None, **_split(self._usage)) if self._usage else None,
+            usage=usage,
             model=model,
             message_id=self._message_id,
             stop_reason=self._stop_reason,
@@ -222,16 +177,18 @@ class UsageReader:
             final=self._final,
             delivered_tokens=self._counter.tokens(model),
             first_content_seen=self.first_content_seen,
-            odd=self._odd,
+            odd=self._odd + self._usage.odd,
+            odd_usage=doubtful,
         )
 
     def _content_block_delta(self, data: bytes) -> None:
         self.first_content_seen = True
+        self._final = False
         delta = _decode_delta(data).delta
         text = delta.text or delta.thinking or delta.partial_json or delta.content
         if text:
             self._output_seen = True
-            self._counter.feed(delta.type, text)
+            self._counter.feed(delta.type, text[:_MAX_COUNTED])
         elif delta.type == "signature_delta":  # of thinking that is not shown
             self._output_seen = True
 
@@ -240,9 +197,9 @@ class UsageReader:
         self._final = False
         block = self._read(event.content_block, _Block) or _Block()
         if block.name:
-            self._counter.tool_call(block.name)
+            self._counter.tool_call(block.name[:_MAX_TEXT])
         elif block.text:
-            self._counter.feed("text_delta", block.text)
+            self._counter.feed("text_delta", block.text[:_MAX_COUNTED])
         if block.text or block.type not in _EMPTY_AT_START:
             self._output_seen = True
         self._fallback(block)
@@ -253,9 +210,7 @@ class UsageReader:
 
     def _message_delta(self, event: _Object) -> None:
         self._stop_reason = self._text(self._object(event.delta).stop_reason) or self._stop_reason
-        usage = self._read(event.usage, dict[str, Any]) or {}
-        self._merge(usage)
-        self._final = self._final or _count(usage.get("output_tokens")) is not None
+        self._final = self._usage.merge(event.usage) or self._final
 
     def _error(self, event: _Object) -> None:
         self._error_type = self._text(self._object(event.error).type)
@@ -271,43 +226,12 @@ class UsageReader:
         self._message_id = self._text(message.id)
         self._model = self._text(message.model)
         self._stop_reason = self._text(message.stop_reason)
-        self._merge(self._read(message.usage, dict[str, Any]) or {})
+        self._usage.merge(message.usage)
 
     def _fallback(self, block: _Block) -> None:
         """A `fallback` block names the model that goes on from there."""
         if block.type == "fallback":
             self._model = self._text(self._object(block.to).model) or self._model
-
-    def _merge(self, usage: dict[str, Any]) -> None:
-        self._merge_counts(usage, self._usage)
-        for name, field in _TEXTS:
-            value = usage.get(name)
-            if isinstance(value, str):
-                self._usage[field] = value[:_MAX_TEXT]
-            elif value is not None:
-                self._odd += 1
-        iterations = usage.get("iterations")
-        if isinstance(iterations, list):
-            self._iterations = tuple(found for item in iterations if (found := self._iteration(item)))
-        elif iterations is not None:
-            self._odd += 1
-
-    def _merge_counts(self, usage: dict[str, Any], into: dict[str, Any]) -> None:
-        for group, name, field in _COUNTS:
-            holder = usage.get(group) if group else usage
-            value = holder.get(name) if isinstance(holder, dict) else holder
-            if isinstance(holder, dict) and (count := _count(value)) is not None:
-                into[field] = count
-            elif value is not None:
-                self._odd += 1
-
-    def _iteration(self, item: object) -> Iteration | None:
-        if not isinstance(item, dict) or not isinstance(kind := item.get("type"), str):
-            self._odd += 1
-            return None
-        model, counts = item.get("model"), dict[str, Any]()
-        self._merge_counts(item, counts)
-        return Iteration(kind=kind, model=model if isinstance(model, str) else None, **_split(counts))
 
     def _read(self, raw: Raw, kind: type[T]) -> T | None:
         """A value by itself, or `None` where it is absent, null or, which is odd, of another kind."""
@@ -327,23 +251,5 @@ class UsageReader:
         return text[:_MAX_TEXT] if text else None
 
 
-def _count(value: object) -> int | None:
-    """A count, which JSON may also spell `5.0`."""
-    if type(value) is float and value.is_integer():
-        value = int(value)
-    return value if type(value) is int and 0 <= value <= _MAX_INTEGER else None
-
-
 def _holds_output(block: _Block) -> bool:
     return block.type != "fallback" and (block.type != "text" or bool(block.text))
-
-
-def _split(values: dict[str, Any]) -> dict[str, Any]:
-    """The values with their cache writes by lifetime. The total is a later word than the split: what is above the
-    split goes to the five minutes, as does all of it where there is no split."""
-    total = values.get(_CACHE_WRITES)
-    if total is None:
-        return values
-    long = min(values.get("cache_write_1h_tokens", 0), total)
-    told = {name: value for name, value in values.items() if name != _CACHE_WRITES}
-    return told | {"cache_write_5m_tokens": total - long, "cache_write_1h_tokens": long}

@@ -31,6 +31,8 @@ ROW_FAULTS = (
 _OPENING = (*(f.name for f in fields(Opening) if f.name != "tags"), "tags")
 _CLOSING = tuple(f.name for f in fields(Closing) if f.name != "id")
 _WHOLE = _OPENING + _CLOSING
+# What was measured here, whatever the upstream said.
+_MEASURED = ("status", "dialled_us", "head_us", "first_content_us", "last_byte_us", "bytes_in", "bytes_out")
 
 
 def _marks(columns: tuple[str, ...]) -> str:
@@ -85,10 +87,18 @@ def close(connection: sqlite3.Connection, closing: Closing, opening: Opening | N
 
 
 def close_bare(connection: sqlite3.Connection, closing: Closing) -> None:
-    """The end of a row whose figures cannot be written: those noted before stay."""
+    """The end of a row whose figures cannot be written: its status, times and bytes, or the end alone where one of
+    these is the trouble. Figures noted before stay."""
+    try:
+        _close_with(connection, closing, ("ended", "ended_us", *_MEASURED))
+    except ROW_FAULTS:
+        _close_with(connection, closing, ("ended", "ended_us"))
+
+
+def _close_with(connection: sqlite3.Connection, closing: Closing, columns: tuple[str, ...]) -> None:
     connection.execute(
-        "UPDATE exchange SET ended = ?, ended_us = ? WHERE id = ? AND ended = 'open'",
-        (closing.ended, closing.ended_us, closing.id),
+        f"UPDATE exchange SET {', '.join(f'{c} = ?' for c in columns)} WHERE id = ? AND ended = 'open'",  # noqa: S608
+        (*(getattr(closing, column) for column in columns), closing.id),
     )
 
 

@@ -7,6 +7,8 @@
 - A bad row does not fail its batch (`rows`).
 - When the file cannot be written (full, locked, I/O error, gone), opens fail, notes are dropped, and closes are kept
   in order. They are tried again, or else a write that changes nothing is, until one succeeds.
+- While nothing is written, the thread looks every `LOOK_SECONDS` whether the file is still there, so that it is known
+  before the next exchange asks.
 - An exchange whose open failed is written whole when it is closed, so that it has its row in the end too.
 - A commit that failed may yet be found in the WAL when the file is opened anew. So a retry can meet its own earlier
   success, and takes it for that.
@@ -36,6 +38,7 @@ from tproxy.store.migrate import LedgerUnusable
 
 DURABLE_SECONDS = 10.0  # how long a ticket is waited for: a disk that hangs must not hold the client for ever
 NOTES_MAX = 10_000  # items queued; past it, notes are dropped
+LOOK_SECONDS = 1.0
 BACKOFF_FIRST_SECONDS = 0.05
 BACKOFF_LAST_SECONDS = 1.0
 
@@ -100,11 +103,13 @@ class SqliteLedger:
     Attributes:
         recovered: rows that an earlier process left open; they were closed as `lost`.
         faults: how often `on_fault` was called.
+        unwritten: entries that were not written when the ledger was closed; 0 until then.
     """
 
     def __init__(self, inbox: queue.SimpleQueue[_Item | None], on_fault: Callable[[str], None], recovered: int) -> None:
         self.recovered = recovered
         self.faults = 0
+        self.unwritten = 0
         self._inbox = inbox
         self._on_fault = on_fault
         self._writable = True
@@ -155,7 +160,8 @@ class SqliteLedger:
 
     def _fault(self, message: str) -> None:
         self.faults += 1
-        self._on_fault(message)
+        with suppress(Exception):  # the loop's callbacks come here too: what they raise would end the process
+            self._on_fault(message)
 
 
 class _Writer:
@@ -181,6 +187,8 @@ class _Writer:
             try:
                 if self.pending or delay:
                     self._write(report)
+                elif not stopping:
+                    self._file.ready()
                 self.pending, delay, complaint = [], 0.0, ""
             except Exception as fault:
                 if isinstance(fault, sqlite3.Error) and _primary_code(fault) not in _HARMLESS:
@@ -195,9 +203,9 @@ class _Writer:
             self._tell(report)
 
     def _take(self, *, wait: bool) -> bool:
-        """Move all that is queued to `pending`; true if the end was among it."""
+        """Move all that is queued to `pending`; true if the end was among it. Waits at most `LOOK_SECONDS`."""
         with suppress(queue.Empty):
-            item = self._inbox.get(wait)
+            item = self._inbox.get(wait, LOOK_SECONDS)
             while item is not None:
                 self.pending.append(item)
                 item = self._inbox.get_nowait()
@@ -287,7 +295,7 @@ async def open_ledger(
         now_us: the wall clock.
         flush_seconds: how long the end may take.
         busy_seconds: how long a lock that another program holds on the file is waited for.
-        on_fault: called on the loop with one sentence for each thing that went wrong; it must not raise.
+        on_fault: called on the loop with one sentence for each thing that went wrong; what it raises is ignored.
 
     Raises:
         LedgerUnusable: the file cannot be opened, or another process keeps it open.
@@ -321,9 +329,11 @@ async def open_ledger(
         with trio.move_on_after(flush_seconds, shield=True):
             await finished.wait()
         ledger._writable = False
-        if not finished.is_set():
-            writer.abandoned.set()
-            ledger._fault(f"{len(writer.pending)} entries were not written within {flush_seconds:g} s")
+        writer.abandoned.set()
+        # What the writer has, and what it could not even take: the last of that is the end itself.
+        ledger.unwritten = len(writer.pending) + max(inbox.qsize() - 1, 0)
+        if ledger.unwritten:
+            ledger._fault(f"{ledger.unwritten} entries were not written within {flush_seconds:g} s")
 
 
 def _start(path: Path, now_us: int, busy_seconds: float) -> tuple[LedgerFile, int]:

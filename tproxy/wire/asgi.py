@@ -1,10 +1,11 @@
 """One request and its response, as ASGI has it: `scope`, `receive`, `send` (ASGI 3.0, HTTP specification 2.4).
 
-- The head is one write, each body message another, sent at once (`answer.py` makes the bytes).
+- The head is one write, each body message another, sent at once (`answer.py` makes the bytes). A head that says
+  `held` beside `status` goes out with the first body message, in one write.
 - One reader at a time: while the body is wanted, `receive`, so that nothing is read that was not asked for; then
   the watch, which keeps what comes (a pipelined request) up to READ_AHEAD. Where the watch may not read, it asks
   the kernel every POLL_SECONDS. So a client that leaves is noticed within a second in every phase: `receive` gives
-  `http.disconnect`, `send` raises ClientDisconnected.
+  `http.disconnect`, `send` raises ClientDisconnected, and `Transport.left` is set, for whoever does neither.
 - `100 Continue` goes out when the application first waits for the body: a refusal comes first.
 - A response that cannot be finished is cut, never ended: no last chunk, no byte in place of a missing one; where
   only the end of the connection would tell, the connection is reset.
@@ -18,7 +19,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import unquote
 
@@ -48,11 +49,13 @@ class Transport:
         target: the request target as it came, query included.
         headers: in the client's spelling, order and repetition.
         http_version: "1.0" or "1.1".
+        left: set when the client has left, whether or not the body was asked for; never by the end of the answer.
     """
 
     target: bytes
     headers: list[tuple[bytes, bytes]]
     http_version: str
+    left: trio.Event = field(default_factory=trio.Event, compare=False)
 
 
 def http_scope(opening: Opening, connection: Message, state: Message) -> Message:
@@ -93,8 +96,8 @@ class Cycle:
     """
 
     __slots__ = (
-        "_answer", "_body_read", "_channel", "_closing", "_expects", "_fault", "_interim", "_over", "_parser",
-        "_reading", "_ready", "_scope",
+        "_answer", "_body_read", "_channel", "_closing", "_expects", "_fault", "_held", "_interim", "_left", "_over",
+        "_parser", "_reading", "_ready", "_scope",
     )  # fmt: skip
 
     def __init__(self, channel: Channel, opening: Opening, scope: Message, closing: Callable[[], bool]) -> None:
@@ -102,6 +105,8 @@ class Cycle:
         self._scope = scope
         self._closing = closing
         self._answer = Answer(opening.method, opening.http_version, last=opening.last)
+        self._held = b""  # a head that waits for the first of its body
+        self._left: trio.Event = scope["extensions"]["tproxy"].left
         self._over = trio.Event()  # the response is whole, or nobody is left to take it
         self._fault: Refused | None = None  # what was wrong with the body
         self._body_read = trio.Event()
@@ -145,7 +150,7 @@ class Cycle:
         return {"type": "http.disconnect"}
 
     async def send(self, message: Message) -> None:
-        """ASGI: the response's head (`reason` may be given beside `status`), then its body.
+        """ASGI: the response's head (`reason` and `held` may be given beside `status`), then its body.
 
         Raises:
             ClientDisconnected: nobody takes it any more.
@@ -160,10 +165,15 @@ class Cycle:
             head = self._answer.head(message["status"], message.get("reason"), message.get("headers", ()))
             if self._interim is not None:
                 await self._interim.wait()
-            await self._channel.write(head)
+            if message.get("held", False):
+                self._held = head
+                await trio.lowlevel.checkpoint()
+            else:
+                await self._channel.write(head)
         elif turn == ("http.response.body", State.OPEN):
             more = message.get("more_body", False)
-            data = self._answer.body(message.get("body", b""), more=more)
+            data = self._held + self._answer.body(message.get("body", b""), more=more)
+            self._held = b""
             if data:
                 await self._channel.write(data)
             else:
@@ -211,6 +221,8 @@ class Cycle:
 
     def _end(self) -> None:
         self._over.set()
+        if self._channel.gone:
+            self._left.set()
         if self._reading is not None:
             self._reading.cancel()
 

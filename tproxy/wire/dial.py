@@ -221,7 +221,7 @@ async def dial(
     with trio.move_on_after(connect):
         try:
             sock = (await trio.open_tcp_stream(host, port)).socket
-        except OSError as exc:
+        except (OSError, UnicodeError) as exc:
             raise UpstreamUnreachable(_tcp_failure(name, exc)) from exc
         tcp = Tcp(sock, write)
         try:
@@ -249,7 +249,9 @@ def _set_options(sock: trio.socket.SocketType, write: float) -> None:
             sock.setsockopt(level, getattr(socket, option), value)
 
 
-def _tcp_failure(name: str, exc: OSError) -> str:
+def _tcp_failure(name: str, exc: OSError | UnicodeError) -> str:
+    if isinstance(exc, UnicodeError):  # Python's resolver encodes it first (RFC 3490), and cannot
+        return f"the name in {name} could not be resolved: it has an empty or too long part"
     if isinstance(exc, socket.gaierror):
         return f"the name in {name} could not be resolved: {exc.strerror or exc}"
     # trio says only that all attempts failed; why each did is in the group that caused it.

@@ -32,6 +32,7 @@ from tproxy.errors import BadRequest, Header, UpstreamBroken, UpstreamTimeout
 from tproxy.wire.dial import READ_BYTES, Link
 
 LAST_WORD = 2.0  # seconds for the answer that an upstream may have left before it stopped reading
+MAX_PARTS = 512  # chunks that are joined at a time: a read full of tiny ones must not hold up everyone else
 POLITE_CLOSE = 1.0  # seconds for a TLS close_notify, which needs no answer
 
 
@@ -77,6 +78,7 @@ class Connection:
         self._max_headers = max_headers
         self._h11 = h11.Connection(h11.CLIENT, max_incomplete_event_size=max_head_bytes)
         self._eof = False
+        self._behind = False  # what was read may hold more of the body than was given out
 
     def __repr__(self) -> str:
         return f"<Connection {self._name}: {self.state.value}>"
@@ -144,13 +146,25 @@ class Connection:
     async def receive(self) -> bytes:
         """All body bytes that one read brought; b"" at the clean end, and from then on.
 
+        Of a read of more than MAX_PARTS chunks, the rest is given by the calls that follow.
+
         Raises:
             UpstreamBroken: the answer was cut, or is not HTTP.
         """
-        await trio.lowlevel.checkpoint_if_cancelled()
+        if self._behind:
+            await trio.lowlevel.checkpoint()  # no read gives others their turn
+        else:
+            await trio.lowlevel.checkpoint_if_cancelled()
         while not (data := self._take_body()) and not self.ended:
             await self._read()
         return data
+
+    def at_hand(self) -> bytes:
+        """Body bytes that came with the head, or b"". Never waits; a fault is left for `receive` to raise."""
+        try:
+            return self._take_body()
+        except UpstreamBroken:
+            return b""
 
     def rest(self) -> bool:
         """Make ready for another exchange. False: this connection cannot have one, and has to be closed."""
@@ -191,7 +205,10 @@ class Connection:
         try:
             while isinstance(event := self._next_event(), h11.Data):
                 parts.append(event.data)
+                if len(parts) == MAX_PARTS:
+                    break
             self.ended = isinstance(event, h11.EndOfMessage)
+            self._behind = isinstance(event, h11.Data)
         except UpstreamBroken:
             if not parts:  # else it is raised anew by the next call: h11 stays in its error
                 raise

@@ -1,8 +1,8 @@
 """The connections to one origin, and the rules by which exchanges share them.
 
 An exchange holds a *place* from its start to its end; there are `max_connections` of them, and who finds none waits in
-turn, for at most `queue` seconds. Idle connections hold no place, but a new one is dialled only when none is idle, so
-idle and active together never exceed the bound.
+turn, for at most `queue` seconds. Idle connections hold no place, but where a new one is dialled beside them they make
+room for it, so idle and active together never exceed the bound.
 
 Rules:
 - `_assign` is the whole policy. It decides without waiting; closing and dialling come after it.
@@ -11,7 +11,8 @@ Rules:
 - Whatever ends an exchange, one synchronous step gives back its place and puts its connection to rest or closes it. No
   cancellation can come between.
 
-There is no task in the background: connections past their age are closed when the next exchange begins.
+There is no task in the background: connections past their age are closed when an exchange begins or ends, a few at
+a time, so that the end of a burst costs no request its time. Without traffic they stay, until the upstream ends them.
 
 This file knows nothing of what the bytes mean.
 """
@@ -20,7 +21,7 @@ from __future__ import annotations
 
 import ssl
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from dataclasses import dataclass
 from enum import Enum
@@ -36,6 +37,7 @@ from tproxy.wire.outbound import Connection, Head, NothingSent, Upload
 __all__ = ["Body", "Bounds", "Head", "Origin", "Pool", "Response"]
 
 ONE_WRITE = 65536  # bytes of a body that go out together with their head
+RETIRED_AT_ONCE = 16  # connections that an exchange looks at, and closes, for their age alone
 
 Body = bytes | Callable[[], Awaitable[bytes]]
 """A whole body; or what gives its next piece, b"" at the end. It may raise anything."""
@@ -117,6 +119,12 @@ class Response:
         self._origin = origin
         self._idle = idle
 
+    def at_hand(self) -> bytes:
+        """Body bytes that came with the head, or b""; `complete` tells if that was all. Never waits, nor raises."""
+        if self.complete:
+            return b""
+        return self._given(self._connection.at_hand())
+
     async def receive(self) -> bytes:
         """All body bytes that one read of the socket brought; b"" exactly at the clean end.
 
@@ -128,12 +136,14 @@ class Response:
             await trio.lowlevel.checkpoint()
             return b""  # the connection may serve others now
         with trio.move_on_after(self._idle):
-            data = await self._connection.receive()
-            if self._connection.ended:
-                self.complete = True
-                self._upload.stop()
-            return data
+            return self._given(await self._connection.receive())
         raise UpstreamTimeout(f"{self._origin} sent nothing of its answer for {self._idle:g} s")
+
+    def _given(self, data: bytes) -> bytes:
+        if self._connection.ended:
+            self.complete = True
+            self._upload.stop()
+        return data
 
 
 class Act(Enum):
@@ -198,8 +208,6 @@ class Pool:
             if connection is None:
                 connection = await self._dial()
                 await connection.start(request, whole)
-            for old in retired:
-                await old.aclose()  # while the upstream works on its answer
             upload = Upload(connection, self.bounds.first_byte)
             sending: AbstractAsyncContextManager[None] = nullcontext()
             if whole is not None:
@@ -207,6 +215,7 @@ class Pool:
             else:
                 sending = upload.sending(_pieces(body) if isinstance(body, bytes) else body)
             async with sending:
+                await _close_politely(retired)  # while the upstream works on its answer
                 head = await self._head(connection, upload.patience)
                 if not reused:
                     self._session = connection.session() or self._session
@@ -216,6 +225,7 @@ class Pool:
             for old in retired:
                 old.close()
             self._leave(connection, clean=response is not None and response.complete)
+        await _close_politely(self._expired(trio.current_time()))
 
     async def aclose(self) -> None:
         """Close idle connections now, and those in use when their exchanges end.
@@ -224,33 +234,35 @@ class Pool:
         """
         self._closed = True
         idle, self._idle = self._idle, deque()
-        try:
-            await trio.lowlevel.checkpoint()
-            for connection in idle:
-                await connection.aclose()
-        finally:
-            for connection in idle:
-                connection.close()
+        await _close_politely(idle)
 
     def _assign(self, now: float, *, placed: bool) -> tuple[Connection | Act, list[Connection]]:
         """The policy: what serves an exchange (an idle connection, a dial, or it has to wait for a place), and what
         is to be closed on this occasion. Takes the place, unless the exchange is `placed` already.
         """
-        retired: list[Connection] = []
         if not placed:
             try:
                 self._places.acquire_nowait()
             except trio.WouldBlock:
-                return Act.WAIT, retired
-        idle, max_idle, max_age = self._idle, self.bounds.max_idle, self.bounds.max_age
-        while idle and idle[0].expired(now, max_idle, max_age):
-            retired.append(idle.popleft())
-        while idle:
+                return Act.WAIT, []
+        retired = self._expired(now)
+        idle, bounds = self._idle, self.bounds
+        for _ in range(min(len(idle), RETIRED_AT_ONCE)):
             youngest = idle.pop()
-            if youngest.usable() and not youngest.expired(now, max_idle, max_age):
+            if youngest.usable() and not youngest.expired(now, bounds.max_idle, bounds.max_age):
                 return youngest, retired
             retired.append(youngest)
+        while len(idle) > self._places.value:
+            retired.append(idle.popleft())
         return Act.DIAL, retired
+
+    def _expired(self, now: float) -> list[Connection]:
+        """Take out those that have rested for too long, RETIRED_AT_ONCE at most. The caller closes them."""
+        idle, bounds = self._idle, self.bounds
+        expired: list[Connection] = []
+        while len(expired) < RETIRED_AT_ONCE and idle and idle[0].expired(now, bounds.max_idle, bounds.max_age):
+            expired.append(idle.popleft())
+        return expired
 
     async def _enter(self) -> tuple[Connection | None, list[Connection]]:
         """Returns holding a place, which `_leave` gives back."""
@@ -294,6 +306,16 @@ class Pool:
             else:
                 connection.close()
         self._places.release()
+
+
+async def _close_politely(connections: Collection[Connection]) -> None:
+    """Close idle connections; those that a cancellation leaves over, at once."""
+    try:
+        for connection in connections:
+            await connection.aclose()
+    finally:
+        for connection in connections:
+            connection.close()
 
 
 def _pieces(body: bytes) -> Callable[[], Awaitable[bytes]]:
