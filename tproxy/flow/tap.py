@@ -1,8 +1,8 @@
 """What is learnt from an answer while it passes.
 
 The tap sees a chunk after the client has it, never before, and nothing that happens here touches the stream. It is a
-task of its own that is woken for batches: at the first chunk, then when enough bytes or enough time have gathered;
-once nothing comes for that time, it has no timer. Between two wakings a chunk is an entry in a list.
+task of its own that reads batches: the first chunk at once, then when enough bytes or enough time have gathered. It
+has a timer only while something waits. Between two batches a chunk is an entry in a list.
 
     forward ── feed(chunk) ──► [(time, chunk), …] ── run() ──► decoder ──► SSE or JSON ──► UsageReader
 
@@ -17,6 +17,7 @@ content, says why in the row, and the stream goes on. Memory: `_MAX_WAITING_WEIG
 from __future__ import annotations
 
 import logging
+import math
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 
@@ -53,7 +54,6 @@ class Tap:
         self._usage = UsageReader()
         self._waiting: deque[tuple[int, bytes]] = deque()
         self._waiting_weight = 0
-        self._resting = True
         self._wake = trio.Event()
         self._decoder: Decoder | None = None
         self._encoding: bytes | None = None
@@ -86,22 +86,23 @@ class Tap:
         self._waiting_weight += len(chunk) + _ITEM_WEIGHT
         if self._waiting_weight > _MAX_WAITING_WEIGHT:
             self._give_up("the answer came faster than it could be read")
-        elif self._resting or self._waiting_weight >= _BATCH_WEIGHT:
+        elif len(self._waiting) == 1 or self._waiting_weight >= _BATCH_WEIGHT:
             self._wake.set()
 
     async def run(self, on_batch: Callable[[], None]) -> None:
         """Read batches as they are ready, until cancelled; call `on_batch` after each."""
+        last = -math.inf
         while True:
             await self._wake.wait()
-            self._resting = False
-            while self._waiting:
-                self._wake = trio.Event()
-                await self.drain()
-                on_batch()
-                with trio.move_on_after(_BATCH_SECONDS):
-                    await self._wake.wait()
             self._wake = trio.Event()
-            self._resting = True
+            rest = last + _BATCH_SECONDS - trio.current_time()
+            if rest > 0 and self._waiting_weight < _BATCH_WEIGHT:
+                with trio.move_on_after(rest):
+                    await self._wake.wait()
+                self._wake = trio.Event()
+            await self.drain()
+            on_batch()
+            last = trio.current_time()
 
     async def drain(self) -> None:
         """Read all that waits, letting others run. Waits for nothing else; may be cancelled, and called again."""
