@@ -112,6 +112,36 @@ class RouteNotAllowed(PermissionFault):
     code = "route_not_allowed"
 
 
+class CustomerBlocked(PermissionFault):
+    code = "customer_blocked"
+
+
+class BudgetExceeded(ClientFault):
+    """The money is spent, or this request alone cannot fit what is left: repeating it is in vain."""
+
+    status = 402
+    type = "billing_error"
+    code = "budget_exceeded"
+    headers = ((b"x-should-retry", b"false"),)
+
+
+class BudgetReserved(ClientFault):
+    """The money is there, but other running exchanges hold it. They will settle."""
+
+    status = 429
+    type = "rate_limit_error"
+    code = "budget_reserved"
+    headers = ((b"retry-after", b"1"),)
+
+
+class RateLimited(ClientFault):
+    """Too many requests or tokens within a minute, or too many requests at a time. `retry-after` says when."""
+
+    status = 429
+    type = "rate_limit_error"
+    code = "rate_limited"
+
+
 class LoopDetected(ClientFault):
     """The request has been through this process before (RFC 9110 section 7.6.3)."""
 

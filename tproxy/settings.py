@@ -16,85 +16,33 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast, get_args
-from urllib.parse import urlsplit
-from zoneinfo import ZoneInfo
 
-from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationInfo
+from pydantic import Field, SecretStr
 
 from tproxy import hypercorn_keys
-from tproxy.tomlfile import Place, PlacedFault, SettingsFault, Table, TomlFile, credential, is_readable
+from tproxy.setting_kinds import (
+    Access,
+    BaseUrl,
+    Count,
+    Database,
+    FilePath,
+    Money,
+    Period,
+    ReadableFile,
+    Seconds,
+    Secret,
+    Secrets,
+    Size,
+    TimeZone,
+)
+from tproxy.tomlfile import Place, PlacedFault, SettingsFault, Table, TomlFile
 
 __all__ = ["PlacedFault", "Settings", "SettingsFault", "load", "load_books"]
 
-
-def _absolute(value: Any, info: ValidationInfo) -> Any:
-    if value == "":
-        raise ValueError("must not be empty")
-    return (info.context or Path.cwd()) / value if isinstance(value, str) else value
-
-
-def _readable(path: Path | None) -> Path | None:
-    if path is not None and not is_readable(path):
-        raise ValueError(f"is not a file that can be read: {path}")
-    return path
-
-
-def _database(value: str, info: ValidationInfo) -> str:
-    kind, _, path = value.partition(":")
-    if kind in ("postgresql", "postgres"):
-        raise ValueError("PostgreSQL is not supported by this version; use sqlite:PATH")
-    if kind != "sqlite" or not path or path.startswith(("//", ":")):
-        raise ValueError("must be sqlite:PATH")
-    file = _absolute(path, info)
-    if not os.path.isdir(file.parent):
-        raise ValueError(f"is in a directory that does not exist: {file.parent}")
-    return f"sqlite:{file}"
-
-
-def _base_url(value: str) -> str:
-    if re.search(r"[^!-~]|[?#@\\]", value):
-        raise ValueError("must hold no user name, query, fragment, space or backslash")
-    try:
-        url = urlsplit(value)
-        origin = url.hostname and url.port != 0
-    except ValueError:  # a bad port or IPv6 address
-        origin = False
-    if not origin or url.scheme not in ("http", "https"):
-        raise ValueError("must be http://HOST[:PORT][/PATH] or https://HOST[:PORT][/PATH]")
-    host = str(url.hostname)
-    if ":" not in host and not all(0 < len(label) <= 63 for label in host.removesuffix(".").split(".")):
-        raise ValueError("must name a host whose parts between dots have 1 to 63 characters each")
-    if re.search(r"//|/\.\.?(/|$)|/%2e", url.path, re.IGNORECASE):
-        raise ValueError("must hold no empty, . or .. segment in its path")
-    return f"{url.scheme}://{url.netloc}{url.path.rstrip('/')}"
-
-
-def _timezone(value: str) -> str:
-    try:
-        if value != "UTC":  # which needs no time zone database
-            ZoneInfo(value)
-    except (KeyError, ValueError, OSError):
-        raise ValueError("must be the name of an IANA time zone, such as Europe/Berlin") from None
-    return value
-
-
-Secret = Annotated[SecretStr, AfterValidator(credential), Field(title="secret")]
-Secrets = Annotated[
-    tuple[Secret, ...],
-    BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value),
-    Field(title="list of secrets"),
-]
-FilePath = Annotated[Path | None, BeforeValidator(_absolute), Field(title="path")]
-ReadableFile = Annotated[FilePath, AfterValidator(_readable)]
-Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False, title="seconds")]
-Size = Annotated[int, Field(gt=0, title="bytes")]
-Count = Annotated[int, Field(gt=0, title="number")]
-Access = Literal["keys", "open", "own"]
 
 DEFAULT_KEY = "env:ANTHROPIC_API_KEY"
 ADVICE = "--config names another file, $TPROXY_CONFIG under hypercorn's own command"
@@ -103,7 +51,7 @@ ADVICE = "--config names another file, $TPROXY_CONFIG under hypercorn's own comm
 class Upstream(Table):
     """Where requests go, and over which connections."""
 
-    base_url: Annotated[str, AfterValidator(_base_url)] = Field(
+    base_url: BaseUrl = Field(
         default="https://api.anthropic.com", title="URL", description="the API; it may have a path prefix"
     )
     api_keys: Secrets = Field(
@@ -111,6 +59,10 @@ class Upstream(Table):
     )
     on_disconnect: Literal["cut", "drain"] = Field(
         default="cut", description="when the client leaves: cut the upstream, or read the answer to its end"
+    )
+    inference_geo: Literal["global", "us"] = Field(
+        default="global",
+        description="where requests that name no region are served: the default of the keys' workspace",
     )
     ca_file: ReadableFile = Field(
         default=None, examples=["ca.pem"], description="trusted in place of the system's certificates"
@@ -143,6 +95,9 @@ class Limits(Table):
     max_upload_bytes: Size = Field(default=536870912, description="a body that streams through: files, batches, skills")
     max_header_bytes: Size = Field(default=65536, description="a request's line and header fields together")
     max_headers: Count = Field(default=100, description="header fields in a request")
+    max_customers: Count = Field(
+        default=100000, description="customers that are kept because a request named them; more are in its row only"
+    )
 
 
 class Budgets(Table):
@@ -151,12 +106,19 @@ class Budgets(Table):
     mode: Literal["expected", "hard", "soft"] = Field(
         default="expected", description="the default of a budget's budget_mode"
     )
-    wait: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
+    max_budget: Money | None = Field(
+        default=None, title="US dollars", examples=[1000], description="what all callers together may spend"
+    )
+    budget_duration: Period | None = Field(
+        default=None,
+        title="period",
+        examples=["30d"],
+        description="how long max_budget is for, such as 1d, 7d, 1mo; not set: for ever",
+    )
+    wait: Annotated[float, Field(ge=0, le=600, allow_inf_nan=False)] = Field(
         default=5, title="seconds", description="how long an exchange may wait for money held by others"
     )
-    timezone: Annotated[str, AfterValidator(_timezone)] = Field(
-        default="UTC", title="IANA name", description="where days begin"
-    )
+    timezone: TimeZone = Field(default="UTC", title="IANA name", description="where days and months begin")
 
 
 class Log(Table):
@@ -177,9 +139,7 @@ class Settings(Table):
         examples=["env:TPROXY_MASTER_KEY"],
         description="opens the management API, and admits like any key",
     )
-    database: Annotated[str, AfterValidator(_database)] = Field(
-        default="sqlite:tproxy.db", title="sqlite:PATH", description="where the ledger is kept"
-    )
+    database: Database = Field(default="sqlite:tproxy.db", title="sqlite:PATH", description="where the ledger is kept")
     key_file: FilePath = Field(default=None, examples=["keys.toml"], description="virtual keys kept in a file")
     price_file: ReadableFile = Field(
         default=None, examples=["prices.toml"], description="your own prices, added to or in place of the built-in ones"
@@ -298,6 +258,9 @@ def load(path: Path, environ: Mapping[str, str] | None = None, *, sandbox: str |
         file.unknown(("tproxy", "hypercorn"), KNOWN)
     table["hypercorn"] = server
     settings = file.validate(Settings, table, ("tproxy",), KNOWN)
+    budgets = file.table(("tproxy", "budgets"))
+    if "budget_duration" in budgets and "max_budget" not in budgets:
+        file.add(("tproxy", "budgets", "budget_duration"), "is for max_budget, which is not set")
     file.check()
     return cast(Settings, settings)
 
