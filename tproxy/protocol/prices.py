@@ -106,10 +106,15 @@ def _unambiguous(rows: list[AnyRow]) -> list[AnyRow]:
 
 
 class Model(Form):
-    """One model under all its names. `geo` is what `inference_geo` multiplies by, where the model has a say in it."""
+    """One model under all its names. `geo` is what `inference_geo` multiplies by, where the model has a say in it.
+
+    `context` is the context window and `max_output` the longest answer, in tokens, where they are known.
+    """
 
     id: Name
     aliases: list[Name] = []
+    context: int | None = Field(None, ge=1)
+    max_output: int | None = Field(None, ge=1)
     geo: dict[str, Amount] = {}
     fast: Annotated[list[Fast], AfterValidator(_unambiguous)] = []
     price: Annotated[list[Price], Field(min_length=1), AfterValidator(_unambiguous)] = []
