@@ -3,15 +3,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import sqlite3
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
+from datetime import UTC, datetime
 from typing import Any, Protocol
 
 import pytest
 import trio
+import trio.testing
 
 from tproxy.errors import LedgerUnavailable
-from tproxy.store.base import EXACT, FINISHED, LOST, OPEN, PARTIAL, Closing, Ledger, Opening, Ticket
+from tproxy.store.base import (
+    COUNTED,
+    ESTIMATED,
+    EXACT,
+    EXPECTED,
+    FINISHED,
+    HARD,
+    LOST,
+    OPEN,
+    PARTIAL,
+    SOFT,
+    UNPRICED,
+    Claim,
+    Closing,
+    Ledger,
+    Opening,
+    Refusal,
+    Standing,
+    Ticket,
+)
+from tproxy.store.subjects import Budget, Subject, Terms
 
 T0 = 1_764_000_000_000_000  # microseconds; in November 2025
 
@@ -86,6 +110,12 @@ def make_row(opening: Opening, closing: Closing | None = None) -> dict[str, Any]
     return row | {"tags": list(opening.tags)}
 
 
+def make_subject(kind: str, id: str, *budgets: Budget | int, cut: bool = False) -> Subject:
+    """A subject with budgets; one that is given as a number has it as its limit, for ever."""
+    made = tuple(Budget(limit_nano=b) if isinstance(b, int) else b for b in budgets)
+    return Subject(kind=kind, id=id, terms=Terms(budgets=made, cut=cut))
+
+
 async def until(condition: Callable[[], bool]) -> None:
     """Wait for what a thread will do, for which there is no event."""
     with trio.fail_after(10):
@@ -102,6 +132,21 @@ class Book(Protocol):
 
     @property
     def faults(self) -> list[str]: ...
+
+    @property
+    def soft(self) -> Sequence[Standing]:
+        """The warnings so far."""
+
+    async def set_clock(self, now_us: int) -> None:
+        """From now on it is that late, for the budgets; at first it is `T0`."""
+
+    async def set_budgets(self, subject: Subject) -> None: ...
+
+    async def standings(self, kind: str, id: str) -> list[Standing]:
+        """How the budgets stand, once everything that was queued is written."""
+
+    async def overshoots(self) -> int:
+        """How many, once everything that was queued is written."""
 
     async def rows(self) -> dict[str, dict[str, Any]]:
         """All rows by id, once everything that was queued is written."""
@@ -224,3 +269,353 @@ class LedgerLaws:
             make_opening(2).id: make_row(make_opening(2), make_closing(2)),
             make_opening(3).id: make_row(make_opening(3), make_closing(3, status=503)),
         }
+
+
+# spent and held before; the limit; the claim; what is decided: held, or refused, and then whether only what is held
+# stands in the way.
+_DECISIONS = {
+    "expected: there is room": (50, 20, 100, EXPECTED, 30, "held"),
+    "expected: not enough room, for now": (50, 20, 100, EXPECTED, 31, "held_only"),
+    "expected: it fits if all else comes free": (50, 20, 100, EXPECTED, 50, "held_only"),
+    "expected: beside others, until they have ended": (50, 20, 100, EXPECTED, 51, "held_only"),
+    "expected: alone, and something is left": (99, 0, 100, EXPECTED, 51, "held"),
+    "expected: alone, and nothing is left": (100, 0, 100, EXPECTED, 51, "refused"),
+    "expected: nothing is left": (100, 0, 100, EXPECTED, 1, "refused"),
+    "expected nothing: some is left": (99, 1, 100, EXPECTED, 0, "held"),
+    "expected nothing: nothing is left": (100, 0, 100, EXPECTED, 0, "refused"),
+    "hard: there is room": (50, 20, 100, HARD, 30, "held"),
+    "hard: not enough room, for now": (50, 20, 100, HARD, 31, "held_only"),
+    "hard: it never fits": (50, 0, 100, HARD, 51, "refused"),
+    "soft: some is left": (99, 1, 100, SOFT, 0, "held"),
+    "soft holds nothing, whatever it says": (99, 1, 100, SOFT, 50, "held"),
+    "soft: nothing is left": (100, 0, 100, SOFT, 0, "refused"),
+    "soft: more than all is spent": (101, 0, 100, SOFT, 0, "refused"),
+    "counted: nothing is left": (100, 0, 100, COUNTED, 0, "held"),
+    "counted holds nothing, whatever it says": (100, 0, 100, COUNTED, 7, "held"),
+    "no limit": (100, 0, None, HARD, 10**15, "held"),
+    "a limit of nothing": (0, 0, 0, SOFT, 0, "refused"),
+}
+
+# The claim; what it cost and how sure that is; what is booked.
+_BOOKED = {
+    "expected: less": (EXPECTED, 30, 10, EXACT, 10),
+    "expected: more": (EXPECTED, 30, 50, EXACT, 50),
+    "expected: not sure": (EXPECTED, 30, 10, PARTIAL, 10),
+    "expected: not known": (EXPECTED, 30, None, PARTIAL, 0),
+    "hard: less": (HARD, 30, 10, EXACT, 10),
+    "hard: all": (HARD, 30, 30, EXACT, 30),
+    "hard: not sure": (HARD, 30, 10, ESTIMATED, 30),
+    "hard: not known": (HARD, 30, None, EXACT, 30),
+    "soft": (SOFT, 0, 10, EXACT, 10),
+    "soft: not sure": (SOFT, 0, 10, PARTIAL, 10),
+    "soft: not known": (SOFT, 0, None, PARTIAL, 0),
+    "counted": (COUNTED, 0, 10, EXACT, 10),
+}
+
+# The claim; whether the budget cuts; how much more is asked; what is held then, and whether it was refused.
+_EXTENSIONS = {
+    "expected": (EXPECTED, 30, False, 80, 80, False),
+    "expected: less than it holds": (EXPECTED, 30, False, 20, 30, False),
+    "expected: past the limit": (EXPECTED, 30, False, 95, 95, False),
+    "expected, cuts: up to the limit": (EXPECTED, 30, True, 90, 90, False),
+    "expected, cuts: past the limit": (EXPECTED, 30, True, 91, 30, True),
+    "soft": (SOFT, 0, False, 80, 0, False),
+    "soft, cuts: up to the limit": (SOFT, 0, True, 90, 90, False),
+    "soft, cuts: past the limit": (SOFT, 0, True, 91, 0, True),
+    "hard": (HARD, 30, False, 80, 30, False),
+    "hard, cuts": (HARD, 30, True, 80, 30, False),
+    "counted, cuts": (COUNTED, 0, True, 95, 0, False),
+}
+
+
+def _rows(table: dict[str, tuple[Any, ...]]) -> Any:
+    return [pytest.param(*row, id=name) for name, row in table.items()]
+
+
+class MoneyLaws:
+    """What every ledger does with claims."""
+
+    async def spend(self, book: Book, kind: str, id: str, spent: int, held: int) -> None:
+        """Have so much spent, and so much held by the exchange with the number 1."""
+        book.ledger.open(make_opening(0), [Claim(kind, id, COUNTED)])
+        book.ledger.close(make_closing(0, cost_nano=spent))
+        assert await book.ledger.open(make_opening(1), [Claim(kind, id, EXPECTED, held)]).admitted() is None
+
+    async def figures(self, book: Book, kind: str, id: str) -> list[tuple[int, int]]:
+        return [(standing.spent_nano, standing.held_nano) for standing in await book.standings(kind, id)]
+
+    @pytest.mark.parametrize(("spent", "held", "limit", "mode", "amount", "decision"), _rows(_DECISIONS))
+    async def test_a_claim_is_held_or_refused(
+        self, book: Book, spent: int, held: int, limit: int | None, mode: str, amount: int, decision: str
+    ) -> None:
+        await book.set_budgets(make_subject("team", "core", Budget(limit_nano=None)))
+        await self.spend(book, "team", "core", spent, held)
+        await book.set_budgets(make_subject("team", "core", Budget(limit_nano=limit)))
+        ticket = book.ledger.open(make_opening(2), [Claim("team", "core", mode, amount)])
+        refusal = await ticket.admitted()
+        more = amount if decision == "held" and mode in (EXPECTED, HARD) else 0
+        standing = Standing(
+            kind="team",
+            subject="core",
+            period=None,
+            limit_nano=limit,
+            soft_nano=None,
+            spent_nano=spent,
+            held_nano=held + more,
+            reset_us=None,
+        )
+        assert list(ticket.standings) == await book.standings("team", "core") == [standing]
+        if decision == "held":
+            assert refusal is None
+            await ticket.durable()
+        else:
+            asked = amount if mode in (EXPECTED, HARD) else 0
+            assert refusal == Refusal(standing, asked, mode)
+            assert refusal.held_only == (decision == "held_only")
+            with pytest.raises(LedgerUnavailable):
+                await ticket.durable()
+        assert (make_opening(2).id in await book.rows()) == (decision == "held")
+        assert book.faults == []
+
+    @pytest.mark.parametrize(("mode", "amount", "cost", "certainty", "booked"), _rows(_BOOKED))
+    async def test_the_end_books_the_cost_and_gives_back_what_was_held(
+        self, book: Book, mode: str, amount: int, cost: int | None, certainty: str, booked: int
+    ) -> None:
+        await book.set_budgets(make_subject("team", "core", Budget("1mo", 1000), Budget(limit_nano=2000)))
+        await self.spend(book, "team", "core", 7, 5)
+        freed = book.ledger.freed
+        await book.ledger.open(make_opening(2), [Claim("team", "core", mode, amount)]).admitted()
+        assert await self.figures(book, "team", "core") == [(7, 5 + amount)] * 2
+        assert not freed.is_set()
+        book.ledger.close(make_closing(2, cost_nano=cost, certainty=certainty))
+        assert await self.figures(book, "team", "core") == [(7 + booked, 5)] * 2
+        assert freed.is_set() == (amount > 0)
+        assert book.ledger.freed.is_set() is False
+        assert book.faults == []
+        assert await book.overshoots() == 0
+
+    @pytest.mark.parametrize("certainty", [EXACT, PARTIAL])
+    async def test_more_than_a_hard_claim_holds_is_booked_and_told(self, book: Book, certainty: str) -> None:
+        await book.set_budgets(make_subject("team", "core", 100))
+        book.ledger.open(make_opening(1), [Claim("team", "core", HARD, 30)])
+        book.ledger.close(make_closing(1, cost_nano=31, certainty=certainty))
+        assert await self.figures(book, "team", "core") == [(31, 0)]
+        assert await book.overshoots() == 1
+        assert len(book.faults) == 1
+        assert make_opening(1).id in book.faults[0]
+
+    @pytest.mark.parametrize(("mode", "amount", "cut", "asked", "held", "refused"), _rows(_EXTENSIONS))
+    async def test_more_is_held_while_it_runs(
+        self, book: Book, mode: str, amount: int, cut: bool, asked: int, held: int, refused: bool
+    ) -> None:
+        await book.set_budgets(make_subject("team", "core", 100, cut=cut))
+        await self.spend(book, "team", "core", 6, 4)
+        book.ledger.open(make_opening(2), [Claim("team", "core", mode, amount)])
+        refusals: list[Refusal] = []
+        book.ledger.extend(make_opening(2).id, asked, refusals.append)
+        book.ledger.extend(make_opening(3).id, 1000, refusals.append)
+        [standing] = await book.standings("team", "core")
+        assert (standing.spent_nano, standing.held_nano) == (6, 4 + held)
+        await trio.testing.wait_all_tasks_blocked()
+        assert refusals == ([Refusal(standing, asked, mode)] if refused else [])
+        book.ledger.close(make_closing(2, cost_nano=9))
+        assert await self.figures(book, "team", "core") == [(15, 4)]
+
+    async def test_one_budget_of_many_refuses_for_all(self, book: Book) -> None:
+        """And of those that refuse, one that will go on refusing is named."""
+        await book.set_budgets(make_subject("key", "a", 1000))
+        await book.set_budgets(make_subject("team", "core", Budget("1mo", 40), Budget(limit_nano=25)))
+        await book.set_budgets(make_subject("tag", "x", 1000))
+        await self.spend(book, "team", "core", 0, 20)
+        claims = [Claim("key", "a", HARD, 30), Claim("team", "core", HARD, 30), Claim("tag", "x", HARD, 30)]
+        ticket = book.ledger.open(make_opening(2), claims)
+        refusal = await ticket.admitted()
+        assert refusal is not None
+        assert not refusal.held_only
+        assert (refusal.standing.subject, refusal.standing.limit_nano, refusal.asked_nano) == ("core", 25, 30)
+        assert [(s.subject, s.held_nano) for s in ticket.standings] == [("a", 0), ("core", 20), ("core", 20), ("x", 0)]
+        assert await self.figures(book, "key", "a") == await self.figures(book, "tag", "x") == [(0, 0)]
+        assert await self.figures(book, "team", "core") == [(0, 20), (0, 20)]
+        assert make_opening(2).id not in await book.rows()
+
+    async def test_the_refused_can_try_again(self, book: Book) -> None:
+        await book.set_budgets(make_subject("team", "core", 100))
+        claim = [Claim("team", "core", HARD, 60)]
+        assert await book.ledger.open(make_opening(1), claim).admitted() is None
+        refusal = await book.ledger.open(make_opening(2), claim).admitted()
+        assert refusal is not None
+        assert refusal.held_only
+        freed = book.ledger.freed
+        book.ledger.close(make_closing(1, cost_nano=40))
+        with trio.fail_after(10):
+            await freed.wait()
+        assert await book.ledger.open(make_opening(2), claim).admitted() is None
+        book.ledger.close(make_closing(2, cost_nano=60))
+        assert await self.figures(book, "team", "core") == [(100, 0)]
+        assert book.faults == []
+        book.ledger.close(make_closing(2, cost_nano=60))
+        assert len(book.faults) == 1
+
+    async def test_a_close_of_the_refused_changes_nothing(self, book: Book) -> None:
+        await book.set_budgets(make_subject("team", "core", 100))
+        claim = [Claim("team", "core", HARD, 101)]
+        for n, cancelled in enumerate((True, False)):
+            ticket = book.ledger.open(make_opening(n), claim)
+            with trio.CancelScope() as scope:
+                if cancelled:
+                    scope.cancel()
+                await ticket.admitted()
+            book.ledger.note(make_closing(n, OPEN))
+            book.ledger.close(make_closing(n, cost_nano=9))
+        assert await book.rows() == {}
+        assert await self.figures(book, "team", "core") == [(0, 0)]
+        assert book.faults == []
+
+    async def test_an_admitted_one_is_closed_though_nobody_waited(self, book: Book) -> None:
+        await book.set_budgets(make_subject("team", "core", 100))
+        ticket = book.ledger.open(make_opening(1), [Claim("team", "core", HARD, 50)])
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            await ticket.admitted()
+        book.ledger.close(make_closing(1, cost_nano=0))
+        assert await self.figures(book, "team", "core") == [(0, 0)]
+        assert list(await book.rows()) == [make_opening(1).id]
+
+    @pytest.mark.parametrize(
+        ("claims", "held"),
+        [
+            ([Claim("team", "core", EXPECTED, 3), Claim("team", "core", EXPECTED, 5)], 5),
+            ([Claim("team", "core", HARD, 5), Claim("team", "core", EXPECTED, 3)], 5),
+            ([Claim("team", "core", SOFT, 9), Claim("team", "core", HARD, 5)], 5),
+        ],
+        ids=["later", "earlier", "what soft says is nothing"],
+    )
+    async def test_the_larger_of_two_claims_on_one_subject_is_held(
+        self, book: Book, claims: list[Claim], held: int
+    ) -> None:
+        await book.set_budgets(make_subject("team", "core", 100))
+        assert await book.ledger.open(make_opening(1), claims).admitted() is None
+        assert await self.figures(book, "team", "core") == [(0, held)]
+
+    async def test_who_has_no_budget_has_nothing_to_refuse(self, book: Book) -> None:
+        ticket = book.ledger.open(make_opening(1), [Claim("team", "core", HARD, 10**15)])
+        assert await ticket.admitted() is None
+        assert list(ticket.standings) == []
+        plain = book.ledger.open(make_opening(2))
+        assert await plain.admitted() is None
+        assert list(plain.standings) == []
+        assert len(await book.rows()) == 2
+
+    async def test_a_soft_limit_warns_once(self, book: Book) -> None:
+        await book.set_budgets(make_subject("user", "ada", Budget(None, 100, 20), Budget("1d", None, 18)))
+        for n, warned in enumerate(["none", "day", "day and ever", "no more"]):
+            book.ledger.open(make_opening(n), [Claim("user", "ada", SOFT)])
+            book.ledger.close(make_closing(n, cost_nano=9))
+            await book.standings("user", "ada")
+            expected = {"none": [], "day": [("1d", 18)]}.get(warned, [("1d", 18), (None, 27)])
+            assert [(s.period, s.spent_nano) for s in book.soft] == expected
+
+    async def test_an_ended_period_begins_anew_and_keeps_what_is_held(self, book: Book) -> None:
+        day = 86_400_000_000
+        midnight = T0 - T0 % day + day
+        await book.set_budgets(make_subject("user", "ada", Budget("1d", 100), Budget(limit_nano=1000)))
+        await self.spend(book, "user", "ada", 90, 10)
+        claim = [Claim("user", "ada", EXPECTED, 40)]
+        await book.set_clock(midnight - 1)
+        assert await book.ledger.open(make_opening(2), claim).admitted() is not None
+        await book.set_clock(midnight)
+        assert await self.figures(book, "user", "ada") == [(0, 10), (90, 10)]
+        ticket = book.ledger.open(make_opening(2), claim)
+        assert await ticket.admitted() is None
+        assert [s.reset_us for s in ticket.standings] == [midnight + day, None]
+        assert await self.figures(book, "user", "ada") == [(0, 50), (90, 50)]
+        book.ledger.close(make_closing(2, cost_nano=50))
+        assert await self.figures(book, "user", "ada") == [(50, 10), (140, 10)]
+        await book.set_clock(midnight + 3 * day)
+        book.ledger.close(make_closing(1, cost_nano=1))
+        standings = await book.standings("user", "ada")
+        assert [(s.spent_nano, s.reset_us) for s in standings] == [(1, midnight + 4 * day), (141, None)]
+
+    async def test_what_could_not_be_written_is_booked_when_it_can(self, book: Book) -> None:
+        await book.set_budgets(make_subject("team", "core", 100))
+        claim = [Claim("team", "core", HARD, 50)]
+        assert await book.ledger.open(make_opening(1), claim).admitted() is None
+        await book.fail()
+        book.ledger.close(make_closing(1, cost_nano=20))
+        ticket = book.ledger.open(make_opening(2), claim)
+        with pytest.raises(LedgerUnavailable):
+            await ticket.admitted()
+        book.ledger.close(make_closing(2, cost_nano=3))
+        freed = book.ledger.freed
+        await book.mend()
+        assert await self.figures(book, "team", "core") == [(23, 0)]
+        assert freed.is_set()
+        assert len(await book.rows()) == 2
+
+    async def test_budgets_that_change_meanwhile(self, book: Book) -> None:
+        """What is held of a budget that stays is kept; one that goes or comes is none of a running exchange's."""
+        await book.set_budgets(make_subject("team", "core", Budget("1d", 100), Budget(limit_nano=100)))
+        await self.spend(book, "team", "core", 10, 20)
+        await book.set_budgets(make_subject("team", "core", Budget(limit_nano=50), Budget("7d", 200)))
+        assert await self.figures(book, "team", "core") == [(10, 20), (0, 0)]
+        book.ledger.close(make_closing(1, cost_nano=5))
+        assert await self.figures(book, "team", "core") == [(15, 0), (0, 0)]
+        assert await book.ledger.open(make_opening(2), [Claim("team", "core", EXPECTED, 7)]).admitted() is None
+        await book.set_budgets(make_subject("team", "core"))
+        assert await book.standings("team", "core") == []
+        await book.set_budgets(make_subject("team", "core", 100))
+        book.ledger.close(make_closing(2, cost_nano=5))
+        assert await self.figures(book, "team", "core") == [(0, 0)]
+
+
+def summed(rows: Sequence[dict[str, Any]]) -> tuple[dict[tuple[str, ...], dict[str, int]], ...]:
+    """What `tally` and `daily` have to hold for these rows, by their keys; made row by row and the slow way."""
+    tally: dict[tuple[str, ...], dict[str, int]] = {}
+    daily: dict[tuple[str, ...], dict[str, int]] = {}
+    for row in rows:
+        if row["ended"] == OPEN:
+            continue
+        figures = {
+            name: row[name] or 0
+            for name in ("input_tokens", "output_tokens", "cache_read_tokens", "cost_nano", "expected_nano")
+        }
+        written = (row["cache_write_5m_tokens"] or 0) + (row["cache_write_1h_tokens"] or 0)
+        expected = row["certainty"] == EXACT and None not in (row["cost_nano"], row["expected_nano"])
+        day = datetime.fromtimestamp(row["accepted_us"] // 1_000_000, UTC).date().isoformat()
+        model = next((row[name] for name in ("model_served", "model_asked") if row[name] is not None), "")
+        ids = [("caller", row["caller"])]
+        ids += [(kind, row[kind]) for kind in ("team", "user", "customer") if row[kind] is not None]
+        ids += [("tag", tag) for tag in row["tags"]]
+        for key in [*ids, ("proxy", "")]:
+            there = tally.setdefault(key, Counter())
+            there["exchanges"] += 1
+            there["prompt_tokens"] += figures["input_tokens"] + figures["cache_read_tokens"] + written
+            there["completion_tokens"] += figures["output_tokens"]
+            there["cost_nano"] += figures["cost_nano"]
+            there["last_us"] = max(there["last_us"], row["ended_us"] or row["accepted_us"])
+            if expected:
+                there["expected_exchanges"] += 1
+                there["expected_nano"] += figures["expected_nano"]
+                there["expected_cost_nano"] += figures["cost_nano"]
+                there["expected_error_nano"] += abs(figures["expected_nano"] - figures["cost_nano"])
+        for kind, id, caller in [*((kind, id, row["caller"]) for kind, id in ids), ("proxy", "", "")]:
+            there = daily.setdefault((kind, day, id, caller, model), Counter())
+            there["exchanges"] += 1
+            there["failures"] += row["ended"] != FINISHED or (row["status"] or 0) >= 400
+            there["cache_write_tokens"] += written
+            there["unpriced"] += row["certainty"] == UNPRICED
+            for name in ("input_tokens", "output_tokens", "cache_read_tokens", "cost_nano"):
+                there[name] += figures[name]
+    return tuple({key: {n: v for n, v in there.items() if v} for key, there in d.items()} for d in (tally, daily))
+
+
+def kept_sums(connection: sqlite3.Connection) -> tuple[dict[tuple[str, ...], dict[str, int]], ...]:
+    """What they do hold, without what is 0, in the form of `summed`."""
+    found = []
+    for table, keys in (("tally", 2), ("daily", 5)):
+        cursor = connection.execute(f"SELECT * FROM {table}")
+        names = [column[0] for column in cursor.description]
+        found.append(
+            {tuple(row[:keys]): {n: v for n, v in zip(names[keys:], row[keys:], strict=True) if v} for row in cursor}
+        )
+    return tuple(found)

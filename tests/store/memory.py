@@ -1,47 +1,113 @@
 """A ledger in memory: the reference that the drivers are compared with, and the one that flow tests use.
 
 It writes at once, unless a test says otherwise: `hold` makes tickets wait, `fail` makes the ledger unwritable.
-`rows` has the form of `reading.exchange`.
+`rows` has the form of `reading.exchange`. What is held of a budget is not kept: it is the sum of its reservations.
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import trio
 
 from tproxy.errors import LedgerUnavailable
-from tproxy.store.base import LOST, OPEN, Closing, Opening
+from tproxy.period import next_reset
+from tproxy.store.base import (
+    COUNTED,
+    EXACT,
+    EXPECTED,
+    HARD,
+    LOST,
+    OPEN,
+    SOFT,
+    Claim,
+    Closing,
+    Opening,
+    Refusal,
+    Standing,
+)
+from tproxy.store.subjects import Subject
+
+NOW_US = 1_795_000_000_000_000
+
+_Budget = tuple[str, str, str | None]  # kind, subject, period
 
 
 class MemoryTicket:
-    def __init__(self, fault: str | None, held: trio.Event | None) -> None:
+    def __init__(
+        self,
+        fault: str | None,
+        held: trio.Event | None,
+        refusal: Refusal | None = None,
+        standings: Sequence[Standing] = (),
+    ) -> None:
+        self.standings = standings
         self._fault = fault
         self._held = held
+        self._refusal = refusal
 
-    async def durable(self) -> None:
+    async def admitted(self) -> Refusal | None:
         if self._held is not None:
             await self._held.wait()
         else:
             await trio.lowlevel.checkpoint()
         if self._fault is not None:
             raise LedgerUnavailable(self._fault)
+        return self._refusal
+
+    async def durable(self) -> None:
+        if await self.admitted() is not None:
+            raise LedgerUnavailable("it was refused")
+
+
+@dataclass
+class MemoryBudget:
+    limit: int | None
+    soft: int | None
+    cut: bool
+    started_us: int
+    reset_us: int | None
+    spent: int = 0
+
+
+@dataclass
+class Reservation:
+    mode: str
+    amount: int
 
 
 class MemoryLedger:
-    """A `base.Ledger`. `faults` holds what a driver would tell `on_fault`."""
+    """A `base.Ledger`.
 
-    def __init__(self) -> None:
+    Attributes:
+        faults: what a driver would tell `on_fault`.
+        soft: what it would tell `on_soft`.
+        now_us: the time; a test may move it.
+        budgets: those of a subject stand in the order in which they were set.
+        reservations: what each running exchange holds of which budgets.
+    """
+
+    def __init__(self, zone: ZoneInfo | None = None) -> None:
         self.rows: dict[str, dict[str, Any]] = {}
         self.faults: list[str] = []
+        self.soft: list[Standing] = []
+        self.overshoots = 0
         self.writable = True
+        self.freed = trio.Event()
+        self.now_us = NOW_US
+        self.zone = zone or ZoneInfo("UTC")
+        self.budgets: dict[_Budget, MemoryBudget] = {}
+        self.reservations: dict[str, dict[_Budget, Reservation]] = {}
         self._held: trio.Event | None = None
-        self._running: dict[str, Opening | None] = {}  # None: the open was refused
-        self._kept: list[tuple[Closing, Opening | None]] = []
+        self._running: dict[str, tuple[Opening | None, Sequence[Claim]]] = {}  # None: it could not be recorded
+        self._refused: set[str] = set()
+        self._kept: list[tuple[Closing, Opening | None, Sequence[Claim]]] = []
 
     def hold(self) -> None:
-        """From now on, `durable()` waits."""
+        """From now on, tickets wait."""
         self._held = trio.Event()
 
     def release(self) -> None:
@@ -56,30 +122,75 @@ class MemoryLedger:
     def mend(self) -> None:
         self.writable = True
         kept, self._kept = self._kept, []
-        for closing, opening in kept:
-            self._end(closing, opening)
+        for closing, opening, claims in kept:
+            self._end(closing, opening, claims)
 
     def crash(self, now_us: int) -> int:
         """Die and start again; returns how many rows were found open."""
         self._running.clear()
+        self._refused.clear()
         self._kept.clear()
         lost = [row for row in self.rows.values() if row["ended"] == OPEN]
         for row in lost:
             row.update(ended=LOST, ended_us=now_us)
+            self._settle(row["id"], row["cost_nano"], exact=False, lost=True)
+        self.reservations.clear()
         self.mend()
         return len(lost)
 
-    def open(self, opening: Opening) -> MemoryTicket:
+    def set_budgets(self, subject: Subject) -> None:
+        """Make the budgets of `subject` those of its terms; none, if it has none."""
+        there = {key: b for key, b in self.budgets.items() if key[:2] == (subject.kind, subject.id)}
+        for key in there:
+            del self.budgets[key]
+        for wanted in subject.terms.budgets:
+            key = (subject.kind, subject.id, wanted.period)
+            reset_us = next_reset(wanted.period, self.now_us, self.now_us, self.zone) if wanted.period else None
+            fresh = MemoryBudget(None, None, False, self.now_us, reset_us)
+            budget = self.budgets[key] = there.get(key, fresh)
+            budget.limit, budget.soft, budget.cut = wanted.limit_nano, wanted.soft_nano, subject.terms.cut
+        for held in self.reservations.values():
+            for key in there.keys() - self.budgets.keys():
+                held.pop(key, None)
+        self._set_free()
+
+    def standing(self, key: _Budget) -> Standing:
+        budget = self._rolled(key)
+        return Standing(
+            kind=key[0],
+            subject=key[1],
+            period=key[2],
+            limit_nano=budget.limit,
+            soft_nano=budget.soft,
+            spent_nano=budget.spent,
+            held_nano=sum(held[key].amount for held in self.reservations.values() if key in held),
+            reset_us=budget.reset_us,
+        )
+
+    def standings(self, kind: str, subject: str) -> list[Standing]:
+        return [self.standing(key) for key in self._of(kind, subject)]
+
+    def open(self, opening: Opening, claims: Sequence[Claim] = ()) -> MemoryTicket:
         if opening.id in self._running:
-            return self._refuse(f"{opening.id} is open already")
-        self._running[opening.id] = opening
+            return self._unable(f"{opening.id} is open already")
+        self._refused.discard(opening.id)
+        self._running[opening.id] = opening, claims
         if not self.writable:
             return MemoryTicket("the ledger cannot be written", self._held)
+        wanted = [(claim, key) for claim in _largest(claims) for key in self._of(claim.kind, claim.subject)]
+        refusals = [Refusal(self.standing(key), c.amount_nano, c.mode) for c, key in wanted if not self._fits(c, key)]
+        if refusals:
+            del self._running[opening.id]
+            self._refused.add(opening.id)
+            standings = [self.standing(key) for _, key in wanted]
+            return MemoryTicket(None, self._held, sorted(refusals, key=lambda r: r.held_only)[0], standings)
         if opening.id in self.rows:
-            self._running[opening.id] = None
-            return self._refuse(f"{opening.id} has a row already")
+            self._running[opening.id] = None, ()
+            return self._unable(f"{opening.id} has a row already")
         self._insert(opening)
-        return MemoryTicket(None, self._held)
+        if wanted:
+            self.reservations[opening.id] = {key: Reservation(c.mode, c.amount_nano) for c, key in wanted}
+        return MemoryTicket(None, self._held, None, [self.standing(key) for _, key in wanted])
 
     def note(self, closing: Closing) -> None:
         if closing.ended != OPEN:
@@ -87,21 +198,94 @@ class MemoryLedger:
         elif closing.id in self._running and self.writable:
             self._update(closing)
 
+    def extend(self, id: str, amount_nano: int, on_refused: Callable[[Refusal], None]) -> None:
+        if id not in self._running or not self.writable:
+            return
+        refusals = []
+        for key, held in self.reservations.get(id, {}).items():
+            standing, cut = self.standing(key), self.budgets[key].cut
+            if held.amount >= amount_nano or not (held.mode == EXPECTED or (held.mode == SOFT and cut)):
+                continue
+            total = standing.spent_nano + standing.held_nano - held.amount + amount_nano
+            if cut and standing.limit_nano is not None and total > standing.limit_nano:
+                refusals.append(Refusal(standing, amount_nano, held.mode))
+            else:
+                held.amount = amount_nano
+        for refusal in sorted(refusals, key=lambda r: r.held_only)[:1]:
+            if trio.lowlevel.in_trio_run():
+                trio.lowlevel.current_trio_token().run_sync_soon(on_refused, refusal)
+            else:
+                on_refused(refusal)
+
     def close(self, closing: Closing) -> None:
+        if closing.id in self._refused and closing.ended != OPEN:
+            self._refused.discard(closing.id)
+            return
         if closing.ended == OPEN or closing.id not in self._running:
             self.faults.append(f"close of {closing.id} refused")
             return
-        opening = self._running.pop(closing.id)
+        opening, claims = self._running.pop(closing.id)
         if self.writable:
-            self._end(closing, opening)
+            self._end(closing, opening, claims)
         else:
-            self._kept.append((closing, opening))
+            self._kept.append((closing, opening, claims))
 
-    def _end(self, closing: Closing, opening: Opening | None) -> None:
-        if opening is not None and opening.id not in self.rows:
+    def _end(self, closing: Closing, opening: Opening | None, claims: Sequence[Claim]) -> None:
+        whole = opening is not None and opening.id not in self.rows
+        if opening is not None and whole:
             self._insert(opening)
         if not self._update(closing):
             self.faults.append(f"close of {closing.id} refused")
+        elif whole:
+            for claim in _largest(claims):
+                for key in self._of(claim.kind, claim.subject):
+                    self._book(key, closing.cost_nano or 0)
+        else:
+            self._settle(closing.id, closing.cost_nano, exact=closing.certainty == EXACT)
+
+    def _settle(self, id: str, cost: int | None, *, exact: bool, lost: bool = False) -> None:
+        reservations = self.reservations.pop(id, {})
+        for key, held in reservations.items():
+            as_held = lost or (held.mode == HARD and (cost is None or not exact))
+            self._book(key, max(cost or 0, held.amount) if as_held else cost or 0)
+        over = [held for held in reservations.values() if held.mode == HARD and (cost or 0) > held.amount]
+        if over:
+            self.overshoots += 1
+            self.faults.append(f"{id} cost more than it held")
+        if any(held.amount for held in reservations.values()):
+            self._set_free()
+
+    def _book(self, key: _Budget, amount: int) -> None:
+        budget = self._rolled(key)
+        before = budget.spent
+        budget.spent += amount
+        if budget.soft is not None and before < budget.soft <= budget.spent:
+            self.soft.append(self.standing(key))
+
+    def _of(self, kind: str, subject: str) -> Iterator[_Budget]:
+        return iter([key for key in self.budgets if key[:2] == (kind, subject)])
+
+    def _rolled(self, key: _Budget) -> MemoryBudget:
+        budget = self.budgets[key]
+        if key[2] is not None and budget.reset_us is not None and budget.reset_us <= self.now_us:
+            budget.spent, budget.started_us = 0, budget.reset_us
+            budget.reset_us = next_reset(key[2], self.now_us, budget.started_us, self.zone)
+        return budget
+
+    def _fits(self, claim: Claim, key: _Budget) -> bool:
+        standing = self.standing(key)
+        if claim.mode == COUNTED or standing.limit_nano is None:
+            return True
+        if standing.spent_nano >= standing.limit_nano:
+            return False
+        if claim.mode == EXPECTED and not standing.held_nano:
+            return True
+        left = standing.limit_nano - standing.spent_nano - standing.held_nano
+        return claim.amount_nano <= max(left, 0)
+
+    def _set_free(self) -> None:
+        freed, self.freed = self.freed, trio.Event()
+        freed.set()
 
     def _insert(self, opening: Opening) -> None:
         row = asdict(Closing(id=opening.id, ended=OPEN)) | asdict(opening)
@@ -114,6 +298,19 @@ class MemoryLedger:
         row.update(asdict(closing))
         return True
 
-    def _refuse(self, message: str) -> MemoryTicket:
+    def _unable(self, message: str) -> MemoryTicket:
         self.faults.append(message)
         return MemoryTicket(message, self._held)
+
+
+def _largest(claims: Sequence[Claim]) -> list[Claim]:
+    """One claim for each subject, in the order in which subjects were named first."""
+    found: dict[tuple[str, str], Claim] = {}
+    for claim in claims:
+        if claim.mode in (SOFT, COUNTED):
+            claim = replace(claim, amount_nano=0)
+        other = found.get((claim.kind, claim.subject))
+        strictness = (COUNTED, SOFT, EXPECTED, HARD).index
+        if other is None or (claim.amount_nano, strictness(claim.mode)) > (other.amount_nano, strictness(other.mode)):
+            found[claim.kind, claim.subject] = claim
+    return list(found.values())

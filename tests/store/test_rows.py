@@ -9,7 +9,7 @@ import pytest
 
 from tests.store.laws import make_closing, make_opening
 from tproxy.store import rows
-from tproxy.store.base import CLIENT_GONE, OPEN, Closing, Opening
+from tproxy.store.base import CLIENT_GONE, LOST, OPEN, PARTIAL, Closing, Opening
 from tproxy.store.migrate import migrate
 
 
@@ -54,8 +54,8 @@ def test_a_new_row_has_the_defaults_of_a_closing(connection: sqlite3.Connection)
 def test_a_whole_close_writes_the_row_once(connection: sqlite3.Connection, opened: bool) -> None:
     if opened:
         rows.insert(connection, make_opening(1))
-    for _ in range(2):  # the second time it meets its own success
-        assert rows.close(connection, make_closing(1), make_opening(1)) is None
+    assert rows.close(connection, make_closing(1), make_opening(1)) is None
+    assert rows.close(connection, make_closing(1), make_opening(1)) == rows.ALREADY  # it meets its own success
     assert _closing_columns(connection) == [
         ("finished", 22, "acme & sons, gmbh €", '["a", "ü,\\n\\"\'", "b"]'),
     ]
@@ -63,8 +63,8 @@ def test_a_whole_close_writes_the_row_once(connection: sqlite3.Connection, opene
 
 def test_a_close_again_is_taken_for_its_own_success(connection: sqlite3.Connection) -> None:
     rows.insert(connection, make_opening(1))
-    for _ in range(2):
-        assert rows.close(connection, make_closing(1), None) is None
+    assert rows.close(connection, make_closing(1), None) is None
+    assert rows.close(connection, make_closing(1), None) == rows.ALREADY
 
 
 @pytest.mark.parametrize("opening", [None, make_opening(1)], ids=["end", "whole"])
@@ -74,7 +74,7 @@ def test_another_end_is_refused(connection: sqlite3.Connection, opening: Opening
     assert rows.close(connection, make_closing(1, CLIENT_GONE), opening) == "its row has ended as finished"
     assert rows.close(connection, make_closing(1, output_tokens=1), opening) == "its row has ended as finished"
     rows.note(connection, make_closing(1, OPEN))
-    rows.close_bare(connection, make_closing(1, CLIENT_GONE))
+    assert not rows.close_bare(connection, make_closing(1, CLIENT_GONE))
     assert [row[:2] for row in connection.execute("SELECT ended, output_tokens FROM exchange")] == [("finished", 22)]
 
 
@@ -91,7 +91,16 @@ def test_recovery_reads_only_what_is_open(connection: sqlite3.Connection) -> Non
         rows.insert(connection, make_opening(n))
         if n % 2:
             rows.close(connection, make_closing(n), None)
-    assert rows.recover(connection, 9) == 3
+    rows.note(connection, make_closing(2, OPEN))
+    assert rows.lose(connection, 9) == [
+        (make_opening(0), Closing(id=make_opening(0).id, ended=LOST, ended_us=9)),
+        (make_opening(2), make_closing(2, LOST, ended_us=9, certainty=PARTIAL)),
+        (make_opening(4), Closing(id=make_opening(4).id, ended=LOST, ended_us=9)),
+    ]
+    assert rows.read(connection, make_opening(2).id) == (
+        make_opening(2),
+        make_closing(2, LOST, ended_us=9, certainty=PARTIAL),
+    )
     ended = connection.execute("SELECT ended, ended_us, certainty FROM exchange ORDER BY id").fetchall()
     assert ended[::2] == [("lost", 9, "partial")] * 3
     assert {row[0] for row in ended[1::2]} == {"finished"}
@@ -109,6 +118,6 @@ def test_a_bare_close_keeps_what_was_measured(
     closing = replace(make_closing(1, status=200, bytes_out=500), **odd)
     with pytest.raises(rows.ROW_FAULTS):
         rows.close(connection, closing, None)
-    rows.close_bare(connection, closing)
+    assert rows.close_bare(connection, closing)
     there = connection.execute("SELECT ended, ended_us, status, bytes_out, input_tokens FROM exchange").fetchone()
     assert there == ("finished", closing.ended_us, status, bytes_out, None)

@@ -1,43 +1,85 @@
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import sqlite3
 import tempfile
-from collections.abc import AsyncIterator
-from contextlib import closing
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import pytest
 import trio
+import trio.testing
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.store.laws import T0, LedgerLaws, make_closing, make_opening, make_row, until
+from tests.store.laws import T0, LedgerLaws, MoneyLaws, make_closing, make_opening, make_row, make_subject, until
 from tests.store.memory import MemoryLedger
 from tproxy.errors import LedgerUnavailable
-from tproxy.store.base import EXACT, FINISHED, LOST, OPEN, PARTIAL, Ledger, Ticket
+from tproxy.store import money
+from tproxy.store.base import (
+    EXACT,
+    EXPECTED,
+    FINISHED,
+    HARD,
+    LOST,
+    OPEN,
+    PARTIAL,
+    Claim,
+    Ledger,
+    Refusal,
+    Standing,
+    Ticket,
+)
 from tproxy.store.migrate import LedgerUnusable
-from tproxy.store.reading import recent
+from tproxy.store.reading import reading, recent
 from tproxy.store.sqlite import SqliteLedger, open_ledger
+from tproxy.store.subjects import Budget, Subject
+from tproxy.store.ticket import SqliteTicket
 
+UTC = ZoneInfo("UTC")
 _BARRIER = 10_000_000  # openings from this number on are not shown by `rows`
 
 
 class SqliteBook:
-    def __init__(self, path: Path, ledger: SqliteLedger, faults: list[str]) -> None:
+    ledger: SqliteLedger
+
+    def __init__(self, path: Path) -> None:
         self.path = path
-        self.ledger = ledger
-        self.faults = faults
+        self.faults: list[str] = []
+        self.soft: list[Standing] = []
+        self.now_us = T0
         self._barriers = _BARRIER
-        self._locker = sqlite3.connect(path, isolation_level=None)
+        self._locker = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
 
     async def rows(self) -> dict[str, dict[str, Any]]:
         self._barriers += 1
         await self.ledger.open(make_opening(self._barriers)).durable()
         shown = make_opening(_BARRIER).id
         return {row["id"]: row for row in reversed(recent(self.path, 1000)) if row["id"] < shown}
+
+    async def set_clock(self, now_us: int) -> None:
+        await self.rows()
+        self.now_us = now_us
+
+    async def set_budgets(self, subject: Subject) -> None:
+        await self.ledger.write(lambda connection: money.set_budgets(connection, subject, self.now_us, UTC))
+
+    async def standings(self, kind: str, id: str) -> list[Standing]:
+        await self.rows()
+        return self.written_standings(kind, id)
+
+    def written_standings(self, kind: str, id: str) -> list[Standing]:
+        with reading(self.path) as connection:
+            return money.standings(connection, kind, [id], self.now_us, UTC)[id]
+
+    async def overshoots(self) -> int:
+        await self.rows()
+        return self.ledger.overshoots
 
     async def fail(self) -> None:
         self._locker.execute("BEGIN IMMEDIATE")
@@ -56,7 +98,25 @@ class SqliteBook:
 class MemoryBook:
     def __init__(self) -> None:
         self.ledger = MemoryLedger()
+        self.ledger.now_us = T0
         self.faults = self.ledger.faults
+        self.soft = self.ledger.soft
+
+    async def set_clock(self, now_us: int) -> None:
+        await trio.lowlevel.checkpoint()
+        self.ledger.now_us = now_us
+
+    async def set_budgets(self, subject: Subject) -> None:
+        await trio.lowlevel.checkpoint()
+        self.ledger.set_budgets(subject)
+
+    async def standings(self, kind: str, id: str) -> list[Standing]:
+        await trio.lowlevel.checkpoint()
+        return self.ledger.standings(kind, id)
+
+    async def overshoots(self) -> int:
+        await trio.lowlevel.checkpoint()
+        return self.ledger.overshoots
 
     async def rows(self) -> dict[str, dict[str, Any]]:
         await trio.lowlevel.checkpoint()
@@ -71,16 +131,28 @@ class MemoryBook:
         self.ledger.mend()
 
 
-class TestSqlite(LedgerLaws):
+@asynccontextmanager
+async def _book(path: Path) -> AsyncIterator[SqliteBook]:
+    book = SqliteBook(path)
+    async with open_ledger(
+        path,
+        now_us=lambda: book.now_us,
+        busy_seconds=0.01,
+        on_fault=book.faults.append,
+        on_soft=book.soft.append,
+    ) as book.ledger:
+        with closing(book):
+            yield book
+
+
+class TestSqlite(LedgerLaws, MoneyLaws):
     @pytest.fixture
     async def book(self, tmp_path: Path) -> AsyncIterator[SqliteBook]:
-        faults: list[str] = []
-        async with open_ledger(tmp_path / "t.db", busy_seconds=0.01, on_fault=faults.append) as ledger:
-            with closing(SqliteBook(tmp_path / "t.db", ledger, faults)) as book:
-                yield book
+        async with _book(tmp_path / "t.db") as book:
+            yield book
 
 
-class TestMemory(LedgerLaws):
+class TestMemory(LedgerLaws, MoneyLaws):
     @pytest.fixture
     async def book(self) -> MemoryBook:
         return MemoryBook()
@@ -205,16 +277,24 @@ async def test_a_bad_row_does_not_fail_its_batch(tmp_path: Path) -> None:
 
 async def test_what_has_ended_leaves_nothing_in_memory(tmp_path: Path) -> None:
     async with open_ledger(tmp_path / "t.db") as ledger:
-        tickets = [ledger.open(make_opening(n)) for n in range(100)]
-        await tickets[-1].durable()
-        assert all(ticket.opening is None for ticket in tickets)
         for n in range(100):
+            ledger.open(make_opening(n))
             ledger.close(make_closing(n))
-        await ledger.open(make_opening(100)).durable()
-        assert list(ledger._running) == [make_opening(100).id]
+        lasting = [ledger.open(make_opening(100))]
+        await lasting[0].durable()
+        lasting.append(ledger.open(make_opening(101)))
+        await lasting[1].durable()  # by now the writer has forgotten its earlier batches
+        gc.collect()
+        assert {t for t in gc.get_objects() if isinstance(t, SqliteTicket)} == set(lasting)
+        assert list(ledger._running) == [make_opening(100).id, make_opening(101).id]
 
 
-_OPS = st.tuples(st.sampled_from(["open", "open", "note", "close", "wait"]), st.integers(0, 4), st.integers(0, 1000))
+_ACTS = ["open", "claim", "claim", "claim", "extend", "note", "close", "close", "wait"]
+_OPS = st.tuples(st.sampled_from(_ACTS), st.integers(0, 4), st.integers(0, 1000))
+_GOVERNED = (
+    make_subject("team", "core", Budget("1mo", 100, 50), Budget(limit_nano=300)),
+    make_subject("user", "ada", 200, cut=True),
+)
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -222,37 +302,64 @@ _OPS = st.tuples(st.sampled_from(["open", "open", "note", "close", "wait"]), st.
 def test_it_keeps_what_the_reference_keeps(lives: list[list[tuple[str, int, int]]]) -> None:
     """Each life ends in a crash: the next one starts from a copy of the files as they were then."""
 
-    async def act(ledgers: list[Ledger], ops: list[tuple[str, int, int]]) -> None:
+    async def act(ledgers: list[Ledger], ops: list[tuple[str, int, int]]) -> list[list[Refusal]]:
         tickets: dict[int, list[Ticket]] = {}
-        for op, n, tokens in ops:
+        refused: list[list[Refusal]] = [[] for _ in ledgers]
+        for op, n, figure in ops:
+            cost: dict[str, Any] = {"cost_nano": figure % 50, "certainty": PARTIAL if figure % 2 else EXACT}
+            claims = [Claim("team", "core", HARD, figure % 60), Claim("user", "ada", EXPECTED, figure % 90)]
             if op == "wait":
                 assert len({await _is_durable(ticket) for ticket in tickets.get(n, [])}) <= 1
             elif op == "open":
                 tickets[n] = [ledger.open(make_opening(n)) for ledger in ledgers]
-            else:
-                for ledger in ledgers:
-                    if op == "note":
-                        ledger.note(make_closing(n, OPEN, output_tokens=tokens))
-                    else:
-                        ledger.close(make_closing(n, output_tokens=tokens))
+            elif op == "claim":
+                tickets[n] = [ledger.open(make_opening(n), claims) for ledger in ledgers]
+                one, other = [await _outcome(ticket) for ticket in tickets[n]]
+                assert one == other
+            for number, ledger in enumerate(ledgers):
+                if op == "note":
+                    ledger.note(make_closing(n, OPEN, **cost))
+                elif op == "close":
+                    ledger.close(make_closing(n, **cost))
+                elif op == "extend":
+                    ledger.extend(make_opening(n).id, figure % 120, refused[number].append)
         await trio.lowlevel.checkpoint()
+        return refused
 
     async def live(directory: Path) -> None:
         reference = MemoryLedger()
+        reference.now_us = T0
         for number, ops in enumerate(lives):
             before, path = directory / str(number), directory / str(number) / "t.db"
             before.mkdir(exist_ok=True)
-            async with open_ledger(path, now_us=lambda: 5, on_fault=lambda _: None) as ledger:
-                assert ledger.recovered == reference.crash(5)
-                await act([ledger, reference], ops)
-                await ledger.open(make_opening(_BARRIER + number)).durable()
+            async with _book(path) as book:
+                assert book.ledger.recovered == reference.crash(T0)
+                if number == 0:
+                    for subject in _GOVERNED:
+                        await book.set_budgets(subject)
+                        reference.set_budgets(subject)
+                one, other = await act([book.ledger, reference], ops)
+                await book.ledger.open(make_opening(_BARRIER + number)).durable()
                 reference.open(make_opening(_BARRIER + number))
                 assert {row["id"]: row for row in recent(path, 1000)} == reference.rows
+                for subject in _GOVERNED:
+                    expected = reference.standings(subject.kind, subject.id)
+                    assert book.written_standings(subject.kind, subject.id) == expected
+                await trio.testing.wait_all_tasks_blocked()
+                assert one == other
+                assert book.ledger.faults == len(book.faults)
                 shutil.copytree(before, directory / str(number + 1))
         await trio.lowlevel.checkpoint()
 
     with tempfile.TemporaryDirectory() as directory:
         trio.run(live, Path(directory))
+
+
+async def _outcome(ticket: Ticket) -> Refusal | str | Sequence[Standing]:
+    try:
+        return await ticket.admitted() or list(ticket.standings)
+    except LedgerUnavailable:
+        return "not written"
 
 
 async def _is_durable(ticket: Ticket) -> bool:

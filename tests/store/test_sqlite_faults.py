@@ -287,7 +287,7 @@ async def test_a_file_that_is_gone_comes_back(ledger: SqliteLedger, path: Path, 
 async def test_a_disk_that_hangs_holds_nobody_for_ever(
     path: Path, faults: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sqlite, "DURABLE_SECONDS", 0.05)
+    monkeypatch.setattr("tproxy.store.ticket.DURABLE_SECONDS", 0.05)
     async with open_ledger(path, busy_seconds=30, on_fault=faults.append) as ledger:
         with closing(sqlite3.connect(path, isolation_level=None)) as locker:
             locker.execute("BEGIN IMMEDIATE")

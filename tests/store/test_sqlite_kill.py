@@ -11,6 +11,8 @@ from pathlib import Path
 
 import trio
 
+from tests.store.laws import kept_sums, summed
+from tests.store.victim import CLAIM, COST
 from tproxy.store.base import FINISHED, LOST
 from tproxy.store.reading import recent
 from tproxy.store.sqlite import open_ledger
@@ -58,4 +60,9 @@ def test_a_kill_loses_nothing_and_doubles_nothing(tmp_path: Path) -> None:
     assert {rows[exchange_id] for exchange_id in closed} == {FINISHED}
     assert set(rows.values()) == {FINISHED, LOST}
     with closing(sqlite3.connect(path)) as connection:
+        ended = [*rows.values()]
+        booked = ended.count(FINISHED) * COST + ended.count(LOST) * CLAIM.amount_nano
+        assert connection.execute("SELECT spent_nano, held_nano FROM budget").fetchall() == [(booked, 0)]
+        assert connection.execute("SELECT * FROM reservation").fetchall() == []
+        assert kept_sums(connection) == summed(recent(path, 1_000_000))
         assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]

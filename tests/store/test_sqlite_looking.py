@@ -13,7 +13,7 @@ import pytest
 
 from tests.store.laws import make_closing, make_opening, until
 from tproxy.errors import LedgerUnavailable
-from tproxy.store import sqlite
+from tproxy.store import writer
 from tproxy.store.base import FINISHED
 from tproxy.store.reading import recent
 from tproxy.store.sqlite import SqliteLedger, open_ledger
@@ -38,7 +38,7 @@ async def _serve(ledger: SqliteLedger, number: int) -> None:
 async def test_a_file_that_is_gone_is_missed_before_anyone_asks(
     path: Path, faults: list[str], monkeypatch: pytest.MonkeyPatch, another: bool
 ) -> None:
-    monkeypatch.setattr(sqlite, "LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(writer, "LOOK_SECONDS", 0.01)
     away = path.with_name("away.db")
     async with open_ledger(path, busy_seconds=0.01, on_fault=faults.append) as ledger:
         await _serve(ledger, 1)

@@ -8,6 +8,9 @@ known so far, so that a process that is killed loses as little as can be.
           │                                             ▲
           └── the process dies ── found at the next start ── ended=LOST
 
+Money is held in the same transactions. `open` may come with claims on budgets: either all of them are held and the row
+is there, or neither. `extend` holds more while the exchange runs. `close` books what it cost and gives the rest back.
+
 The field names of `Opening` and `Closing` are the column names of the table `exchange`: a column is added here and
 in a migration, nowhere else. Times are whole microseconds since the epoch (UTC), `None` where it did not happen.
 Money is whole nano-dollars.
@@ -17,8 +20,11 @@ This file knows no database. The drivers (`sqlite`, later `postgres`) are handed
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
+
+import trio
 
 # How an exchange ended (`Closing.ended`).
 OPEN = "open"  # it has not: the exchange runs, or ran when the process died
@@ -32,6 +38,7 @@ UPSTREAM_UNREACHABLE = "upstream_unreachable"
 UPSTREAM_BROKEN = "upstream_broken"
 UPSTREAM_TIMEOUT = "upstream_timeout"
 FAILED = "failed"  # a fault of ours, or a shutdown that could wait no longer
+CUT_AT_BUDGET = "cut_at_budget"  # a running stream that reached the end of a budget which says to cut
 LOST = "lost"  # the process died while the exchange ran
 
 # How sure the figures of a row are (`Closing.certainty`).
@@ -40,6 +47,12 @@ PARTIAL = "partial"  # seen so far: more may have come
 ESTIMATED = "estimated"  # output counted from what was delivered
 UNPRICED = "unpriced"  # the tokens are known, their price is not
 
+# How much of a budget an exchange holds (`Claim.mode`).
+EXPECTED = "expected"  # what it is expected to cost; one that is alone is let in also where less is left
+HARD = "hard"  # what it can cost at most
+SOFT = "soft"  # nothing: only a budget that is spent refuses
+COUNTED = "counted"  # nothing, and nothing refuses: the cost is booked
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Opening:
@@ -47,6 +60,8 @@ class Opening:
 
     `id` is a UUID of version 7 as text. `caller` is the stable id of who asks (`key:<sha256 hex>`, `master`,
     `own:<hash>`, `anonymous`), `caller_alias` its name for people. `tags` keeps order and holds no repetition.
+    `agent` and `parent_agent` are Claude Code's ids of the subagent that asks and of the one that started it.
+    `expected_nano` is what the exchange was expected to cost, where that was reckoned.
     """
 
     id: str
@@ -63,6 +78,9 @@ class Opening:
     customer: str | None = None
     tags: tuple[str, ...] = ()
     session: str | None = None
+    agent: str | None = None
+    parent_agent: str | None = None
+    expected_nano: int | None = None
     client_address: str | None = None
     user_agent: str | None = None
 
@@ -111,8 +129,69 @@ class Closing:
     tap_fault: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """What an exchange asks of all budgets of one subject: `amount_nano` is held until it ends; 0 for SOFT and COUNTED.
+
+    `kind` and `subject` are those of a `subjects.Subject`. A subject without a budget has nothing to hold or to refuse.
+    """
+
+    kind: str
+    subject: str
+    mode: str
+    amount_nano: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Standing:
+    """How one budget stands: a subject has one for each of its periods.
+
+    `period` is as in `period.py`; None is for ever, and then `reset_us` is None too.
+    """
+
+    kind: str
+    subject: str
+    period: str | None
+    limit_nano: int | None
+    soft_nano: int | None
+    spent_nano: int
+    held_nano: int
+    reset_us: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """The budget that cannot hold what was asked, and how it was asked.
+
+    `held_only`: it would be let in, were it not for what other running exchanges hold.
+    """
+
+    standing: Standing
+    asked_nano: int
+    mode: str
+
+    @property
+    def held_only(self) -> bool:
+        limit, spent = self.standing.limit_nano or 0, self.standing.spent_nano
+        return spent < limit and (self.mode == EXPECTED or spent + self.asked_nano <= limit)
+
+
 class Ticket(Protocol):
     """The receipt for an opened row."""
+
+    @property
+    def standings(self) -> Sequence[Standing]:
+        """The budgets that were claimed, as they stand with the claim in them; known once `admitted` has returned."""
+
+    async def admitted(self) -> Refusal | None:
+        """Return once it is decided whether the claims are held, and durably so.
+
+        Returns:
+            None: they are, and the row is open. A refusal: nothing is held, there is no row and none is to be closed.
+
+        Raises:
+            LedgerUnavailable: it could not be written.
+        """
 
     async def durable(self) -> None:
         """Return when the row would survive a kill -9 and a power cut.
@@ -129,13 +208,29 @@ class Ledger(Protocol):
     def writable(self) -> bool:
         """False after a write failed and until one succeeds: no exchange should be admitted."""
 
-    def open(self, opening: Opening) -> Ticket:
-        """Queue a new row. Whoever opened a row closes it, also when its ticket said that it could not be written: the
-        exchange is then written whole as soon as that can be done."""
+    @property
+    def freed(self) -> trio.Event:
+        """Set when money that was held has been given back; another event takes its place then."""
+
+    def open(self, opening: Opening, claims: Sequence[Claim] = ()) -> Ticket:
+        """Queue a new row, which is written only if all claims can be held.
+
+        Whoever opened a row closes it, also when its ticket said that it could not be written (the exchange is then
+        written whole as soon as that can be done), or when `admitted` was cancelled. Only a refused one is not closed;
+        closing it all the same changes nothing."""
 
     def note(self, closing: Closing) -> None:
         """Queue what is known so far (`ended=OPEN`) of an opened row. May be dropped if the ledger lags."""
 
+    def extend(self, id: str, amount_nano: int, on_refused: Callable[[Refusal], None]) -> None:
+        """Queue that an exchange holds at least so much of the budgets that it claimed as EXPECTED, or as SOFT where
+        the budget says to cut. It is held even past the limit; of a budget that says to cut, it is not, and
+        `on_refused` is called on the loop."""
+
     def close(self, closing: Closing) -> None:
         """Queue the end of an opened row. It is kept and tried again until it is written; a second close of the
-        same row is a bug and is refused."""
+        same row is a bug and is refused.
+
+        What is booked on each claimed budget is `closing.cost_nano`, with two exceptions. A HARD claim of an exchange
+        whose figures are not EXACT is booked as it was held: money that may have been spent counts as spent. The row
+        of a process that died is booked at what was held, or at what was noted of it if that is more."""

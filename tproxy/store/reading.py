@@ -85,7 +85,7 @@ def exchange(path: Path, exchange_id: str) -> dict[str, Any] | None:
     prefix = exchange_id.strip().lower()
     if len(prefix) < ID_PREFIX_MIN:
         raise ValueError(f"give at least the first {ID_PREFIX_MIN} characters of the id")
-    with _reading(path) as connection:
+    with reading(path) as connection:
         # 'g' follows every character of an id.
         rows = connection.execute(
             "SELECT * FROM exchange WHERE id >= ?1 AND id < ?1 || 'g' LIMIT 2", (prefix,)
@@ -97,7 +97,7 @@ def exchange(path: Path, exchange_id: str) -> dict[str, Any] | None:
 
 def recent(path: Path, limit: int = 20) -> list[dict[str, Any]]:
     """The `limit` exchanges that were accepted last, newest first, each as `exchange` gives it."""
-    with _reading(path) as connection:
+    with reading(path) as connection:
         rows = connection.execute(
             "SELECT * FROM exchange ORDER BY accepted_us DESC, id DESC LIMIT ?", (limit,)
         ).fetchall()
@@ -121,7 +121,7 @@ def spend_by_day(
     start = 0 if since_us is None else since_us
     end = _LATEST_US if until_us is None else until_us
     found: list[DayModel] = []
-    with _reading(path) as connection:
+    with reading(path) as connection:
         while True:
             (first,) = connection.execute(
                 "SELECT min(accepted_us) FROM exchange WHERE accepted_us >= ? AND accepted_us < ?", (start, end)
@@ -155,7 +155,7 @@ def _values(row: sqlite3.Row) -> dict[str, Any]:
 
 
 @contextmanager
-def _reading(path: Path) -> Iterator[sqlite3.Connection]:
+def reading(path: Path) -> Iterator[sqlite3.Connection]:
     """A read transaction on a connection that cannot write, once the file is known to be a ledger."""
     if not path.is_file():
         raise LedgerUnusable(f"{path}: there is no such file; nothing has been served with this database yet")

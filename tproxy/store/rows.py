@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import fields, replace
 from operator import attrgetter
 from typing import Any
 
@@ -47,6 +47,9 @@ _UPSERT = (
     f"ON CONFLICT (id) DO UPDATE SET {', '.join(f'{c} = excluded.{c}' for c in _CLOSING)} WHERE ended = 'open'"
 )
 _SELECT = f"SELECT {', '.join(_CLOSING)} FROM exchange WHERE id = ?"  # noqa: S608
+_READ = f"SELECT {', '.join(_WHOLE)} FROM exchange WHERE "  # noqa: S608
+
+ALREADY = "it says the same already"
 
 _closing_values: Callable[[Closing], tuple[Any, ...]] = attrgetter(*_CLOSING)
 _opening_but_tags: Callable[[Opening], tuple[Any, ...]] = attrgetter(*_OPENING[:-1])
@@ -70,8 +73,8 @@ def close(connection: sqlite3.Connection, closing: Closing, opening: Opening | N
     """The end of a row. With `opening`, the row is written whole where it is not there.
 
     Returns:
-        Why nothing was written, or None. A row that says the same already is as good as written: a commit that
-        seemed to fail may have succeeded.
+        None if it went from open, or from nothing, to its end; else why it did not. `ALREADY` is as good: a commit
+        that seemed to fail may have succeeded.
     """
     values = _closing_values(closing)
     if opening is None:
@@ -83,27 +86,43 @@ def close(connection: sqlite3.Connection, closing: Closing, opening: Opening | N
     there = connection.execute(_SELECT, (closing.id,)).fetchone()
     if there is None:
         return "its row is not in the ledger"
-    return None if there == values else f"its row has ended as {there[0]}"
+    return ALREADY if there == values else f"its row has ended as {there[0]}"
 
 
-def close_bare(connection: sqlite3.Connection, closing: Closing) -> None:
+def close_bare(connection: sqlite3.Connection, closing: Closing) -> bool:
     """The end of a row whose figures cannot be written: its status, times and bytes, or the end alone where one of
-    these is the trouble. Figures noted before stay."""
+    these is the trouble. Figures noted before stay. Returns whether it was open."""
     try:
-        _close_with(connection, closing, ("ended", "ended_us", *_MEASURED))
+        return _close_with(connection, closing, ("ended", "ended_us", *_MEASURED))
     except ROW_FAULTS:
-        _close_with(connection, closing, ("ended", "ended_us"))
+        return _close_with(connection, closing, ("ended", "ended_us"))
 
 
-def _close_with(connection: sqlite3.Connection, closing: Closing, columns: tuple[str, ...]) -> None:
-    connection.execute(
-        f"UPDATE exchange SET {', '.join(f'{c} = ?' for c in columns)} WHERE id = ? AND ended = 'open'",  # noqa: S608
-        (*(getattr(closing, column) for column in columns), closing.id),
+def _close_with(connection: sqlite3.Connection, closing: Closing, columns: tuple[str, ...]) -> bool:
+    return bool(
+        connection.execute(
+            f"UPDATE exchange SET {', '.join(f'{c} = ?' for c in columns)} WHERE id = ? AND ended = 'open'",  # noqa: S608
+            (*(getattr(closing, column) for column in columns), closing.id),
+        ).rowcount
     )
 
 
-def recover(connection: sqlite3.Connection, now_us: int) -> int:
-    """Close every row that is open as `lost`, with what was noted of it. Returns how many."""
-    return connection.execute(
-        "UPDATE exchange SET ended = ?, ended_us = ? WHERE ended = 'open'", (LOST, now_us)
-    ).rowcount
+def read(connection: sqlite3.Connection, id: str) -> tuple[Opening, Closing]:
+    """A row that is there."""
+    return _values(connection.execute(f"{_READ} id = ?", (id,)).fetchone())
+
+
+def lose(connection: sqlite3.Connection, now_us: int) -> list[tuple[Opening, Closing]]:
+    """Close every row that is open as `lost`, with what was noted of it. Returns them as they are then."""
+    lost = [_values(row) for row in connection.execute(f"{_READ} ended = 'open'")]
+    connection.execute("UPDATE exchange SET ended = ?, ended_us = ? WHERE ended = 'open'", (LOST, now_us))
+    return [(opening, replace(closing, ended=LOST, ended_us=now_us)) for opening, closing in lost]
+
+
+def _values(row: tuple[Any, ...]) -> tuple[Opening, Closing]:
+    values = dict(zip(_WHOLE, row, strict=True))
+    opening = {name: values.pop(name) for name in _OPENING}
+    opening["tags"] = tuple(json.loads(opening["tags"]))
+    if opening["stream"] is not None:
+        opening["stream"] = bool(opening["stream"])
+    return Opening(**opening), Closing(id=opening["id"], **values)

@@ -1,0 +1,196 @@
+"""What each entry of the ledger does to the file, within one transaction.
+
+| entry | what is done, all of it or nothing |
+|---|---|
+| open | the claims are held, the row is written, a customer who is new is made |
+| note | the row says what is known so far |
+| extension | more is held |
+| close | the row says how it ended; what it cost is booked, what it held given back, the sums are added to |
+| change | what an operator changes |
+
+An entry that fails for a reason of its own is undone by itself and does not fail the others (`rows.ROW_FAULTS`). Of a
+close, what matters most is then written all the same: that the exchange has ended, with what it held booked.
+
+It does not know threads, tickets or commits (`writer`).
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from typing import TypeVar
+from zoneinfo import ZoneInfo
+
+from tproxy.store import claims as claim
+from tproxy.store import rows
+from tproxy.store.base import EXACT, Claim, Closing, Opening, Refusal, Standing
+from tproxy.store.claims import Decision, Settlement
+from tproxy.store.customers import Customers
+from tproxy.store.sums import Sums
+
+T = TypeVar("T")
+
+_ADMITTED = Decision(None, ())
+
+
+@dataclass(slots=True)
+class Told:
+    """What others should hear of a batch: faults in one sentence each, how many exchanges cost more than a HARD claim
+    of theirs, budgets that passed their soft limit, and whether money came free."""
+
+    faults: list[str] = field(default_factory=list)
+    overshoots: int = 0
+    soft: list[Standing] = field(default_factory=list)
+    freed: bool = False
+
+
+class Batch:
+    """The entries of one transaction, which the caller has begun; `finish` before it is committed.
+
+    Args:
+        now_us: the time for all of them.
+        zone: where the calendar's periods begin and end.
+    """
+
+    def __init__(self, connection: sqlite3.Connection, now_us: int, zone: ZoneInfo, customers: Customers) -> None:
+        self.told = Told()
+        self._connection = connection
+        self._now_us = now_us
+        self._zone = zone
+        self._customers = customers
+        self._sums = Sums()
+
+    def open(self, opening: Opening, claims: Sequence[Claim]) -> Decision:
+        """A new row, if all claims can be held.
+
+        Raises:
+            ROW_FAULTS: it cannot be recorded.
+        """
+        if not claims and opening.customer is None:
+            rows.insert(self._connection, opening)
+            return _ADMITTED
+        with self._whole():
+            decision = _ADMITTED
+            if claims:
+                decision = claim.hold(self._connection, opening.id, claims, self._now_us, self._zone)
+            if decision.refusal is None:
+                rows.insert(self._connection, opening)
+                self._customers.meet(self._connection, opening, self.told.faults)
+            return decision
+
+    def note(self, closing: Closing) -> None:
+        try:
+            rows.note(self._connection, closing)
+        except rows.ROW_FAULTS as fault:
+            self.told.faults.append(f"note of {closing.id} refused: {fault}")
+
+    def extend(self, exchange: str, amount_nano: int) -> Refusal | None:
+        """Hold more, where that can be; see `claims.extend`."""
+        try:
+            with self._whole():
+                return claim.extend(self._connection, exchange, amount_nano, self._now_us, self._zone)
+        except rows.ROW_FAULTS as fault:
+            self.told.faults.append(f"extension of {exchange} refused: {fault}")
+            return None
+
+    def close(self, closing: Closing, opening: Opening, claims: Sequence[Claim], *, opened: bool) -> None:
+        """The end of a row.
+
+        Args:
+            opening, claims: what it was opened with.
+            opened: its open was decided, for or against. Otherwise the row is written whole, and its cost is booked
+                on what it would have claimed.
+        """
+        try:
+            with self._whole():
+                refusal = rows.close(self._connection, closing, None if opened else opening)
+                if refusal is None:
+                    self._settle(closing, () if opened else claims)
+                    if not opened:
+                        self._customers.meet(self._connection, opening, self.told.faults)
+                    self._sums.add(opening, closing)
+            if refusal is not None and refusal is not rows.ALREADY:
+                self.told.faults.append(f"close of {closing.id} refused: {refusal}")
+        except rows.ROW_FAULTS as fault:
+            self.told.faults.append(f"close of {closing.id} written without its figures: {fault}")
+            with suppress(*rows.ROW_FAULTS), self._whole():
+                self._close_bare(closing, None if opened else opening)
+
+    def change(self, change: Callable[[sqlite3.Connection], T]) -> T:
+        """Let `change` do what it does; what it raises undoes it."""
+        self._sums.flush(self._connection)  # it sees the sums of all that came before it
+        with self._whole():
+            result = change(self._connection)
+        self.told.freed = True  # a limit may be higher now, or a figure lower
+        return result
+
+    def recover(self) -> int:
+        """Close what an earlier process left open, and give back all that is held. Returns how many rows there were."""
+        lost = rows.lose(self._connection, self._now_us)
+        for opening, closing in lost:
+            self._settle(closing, (), lost=True)
+            self._sums.add(opening, closing)
+        claim.release_all(self._connection)
+        return len(lost)
+
+    def finish(self) -> None:
+        """Write what was gathered."""
+        self._sums.flush(self._connection)
+
+    def _close_bare(self, closing: Closing, opening: Opening | None) -> None:
+        if opening is not None:
+            with suppress(sqlite3.IntegrityError):  # it is there: its open was committed after all
+                rows.insert(self._connection, opening)
+        if rows.close_bare(self._connection, closing):
+            there, ended = rows.read(self._connection, closing.id)
+            self._settle(ended, (), lost=True)
+            self._sums.add(there, ended)
+
+    def _settle(self, closing: Closing, unheld: Sequence[Claim], *, lost: bool = False) -> None:
+        """Settle what it holds. `unheld` may never have been held: if nothing is, its cost is booked on them."""
+        settlement = claim.settle(
+            self._connection,
+            closing.id,
+            closing.cost_nano,
+            exact=closing.certainty == EXACT,
+            lost=lost,
+            now_us=self._now_us,
+            zone=self._zone,
+        )
+        if settlement is None and unheld:
+            settlement = claim.book(self._connection, unheld, closing.cost_nano, self._now_us, self._zone)
+        if settlement is not None:
+            self._tell(closing, settlement)
+
+    def _tell(self, closing: Closing, settlement: Settlement) -> None:
+        self.told.freed = self.told.freed or settlement.freed
+        self.told.soft.extend(settlement.soft)
+        if settlement.over_nano > 0:
+            self.told.overshoots += 1
+            self.told.faults.append(
+                f"{closing.id} cost {settlement.over_nano} nano-dollars more than it held of a hard budget"
+            )
+
+    @contextmanager
+    def _whole(self) -> Iterator[None]:
+        """All that is done within, or nothing.
+
+        Raises:
+            RuntimeError: the transaction is gone.
+        """
+        self._connection.execute("SAVEPOINT entry")
+        try:
+            yield
+        except Exception as fault:
+            if not self._connection.in_transaction:
+                if isinstance(fault, rows.ROW_FAULTS):
+                    raise RuntimeError(f"the transaction is gone: {fault}") from fault
+                raise
+            self._connection.execute("ROLLBACK TO entry")
+            self._connection.execute("RELEASE entry")
+            raise
+        if not self._connection.in_transaction:
+            raise RuntimeError("the transaction was ended within")
+        self._connection.execute("RELEASE entry")

@@ -1,0 +1,205 @@
+"""What running exchanges hold of budgets, and what is booked when they end, as SQL.
+
+    hold ──► reservations, one for each budget of each claim ──► extend* ──► settle ──► spent, and nothing held
+
+Rules:
+- The sum of a budget's reservations is its `held_nano`.
+- All claims of an exchange are held, or none is, and then nothing has changed but that periods which had ended began
+  anew.
+- An EXPECTED claim that nobody stands beside is let in as long as anything is left.
+- A budget that is only claimed HARD never has more than its limit spent and held together, as long as no exchange
+  costs more than it holds. One that does is told (`Settlement.over_nano`): its bound was none.
+
+Nothing is begun or ended here: a caller that wants all or nothing of `settle` gives it a savepoint.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+from zoneinfo import ZoneInfo
+
+from tproxy.store import money
+from tproxy.store.base import COUNTED, EXPECTED, HARD, SOFT, Claim, Refusal, Standing
+from tproxy.store.money import FIGURE_MAX
+from tproxy.store.subjects import KEY
+
+_STRICTNESS: Final = {COUNTED: 0, SOFT: 1, EXPECTED: 2, HARD: 3}
+_BOOK = "UPDATE budget SET spent_nano = ?, held_nano = held_nano - ? WHERE id = ?"
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What became of some claims. `standings` has every budget of theirs, with the claims in it unless refused."""
+
+    refusal: Refusal | None
+    standings: tuple[Standing, ...]
+
+
+@dataclass(slots=True)
+class Settlement:
+    """What the end of an exchange did: whether something that was held came free, which budgets passed their soft
+    limit, and by how much it cost more than a HARD claim of its held."""
+
+    freed: bool = False
+    soft: list[Standing] = field(default_factory=list)
+    over_nano: int = 0
+
+
+def hold(
+    connection: sqlite3.Connection, exchange: str, claims: Sequence[Claim], now_us: int, zone: ZoneInfo
+) -> Decision:
+    """Hold all claims of an exchange, or none.
+
+    Of several budgets that refuse, one that is spent or too small is told before one that others hold.
+    """
+    found = [
+        (claim, row)
+        for claim in _merged(claims)
+        for row in money.budgets(connection, claim.kind, _holder(connection, claim), now_us, zone)
+    ]
+    refusals = [
+        Refusal(row.standing(), claim.amount_nano, claim.mode)
+        for claim, row in found
+        if not _fits(row, claim.mode, claim.amount_nano)
+    ]
+    if refusals:
+        return Decision(min(refusals, key=lambda refusal: refusal.held_only), tuple(row.standing() for _, row in found))
+    for claim, row in found:
+        connection.execute(
+            "INSERT INTO reservation (exchange, budget, mode, amount_nano) VALUES (?, ?, ?, ?)",
+            (exchange, row.id, claim.mode, claim.amount_nano),
+        )
+        if claim.amount_nano:
+            _hold_more(connection, row.id, claim.amount_nano)
+    return Decision(None, tuple(row.standing(held=row.held_nano + claim.amount_nano) for claim, row in found))
+
+
+def extend(
+    connection: sqlite3.Connection, exchange: str, amount_nano: int, now_us: int, zone: ZoneInfo
+) -> Refusal | None:
+    """Hold at least so much of the budgets that were claimed as EXPECTED, or as SOFT where they say to cut.
+
+    Returns:
+        The refusal of a budget that says to cut and cannot hold it, or None. All others hold it.
+    """
+    refusals = []
+    for id, mode, held in connection.execute(
+        "SELECT budget, mode, amount_nano FROM reservation WHERE exchange = ? AND mode IN (?, ?) AND amount_nano < ?",
+        (exchange, EXPECTED, SOFT, amount_nano),
+    ).fetchall():
+        row = money.budget(connection, id, now_us, zone)
+        if mode == SOFT and not row.cut:
+            continue
+        more = amount_nano - held
+        if row.cut and row.limit_nano is not None and row.spent_nano + row.held_nano + more > row.limit_nano:
+            refusals.append(Refusal(row.standing(), amount_nano, mode))
+            continue
+        connection.execute(
+            "UPDATE reservation SET amount_nano = ? WHERE exchange = ? AND budget = ?", (amount_nano, exchange, id)
+        )
+        _hold_more(connection, id, more)
+    return min(refusals, key=lambda refusal: refusal.held_only, default=None)
+
+
+def settle(
+    connection: sqlite3.Connection,
+    exchange: str,
+    cost_nano: int | None,
+    *,
+    exact: bool,
+    lost: bool = False,
+    now_us: int,
+    zone: ZoneInfo,
+) -> Settlement | None:
+    """Book what an exchange cost on all that it has reservations of, and give the rest back.
+
+    Args:
+        exact: the cost is the upstream's final word; otherwise a HARD claim is booked as it was held.
+        lost: nobody will know the cost; every claim is booked as it was held, or at the cost so far if that is more.
+
+    Returns:
+        None if it has no reservation.
+    """
+    reservations = connection.execute(
+        "SELECT budget, mode, amount_nano FROM reservation WHERE exchange = ?", (exchange,)
+    ).fetchall()
+    if not reservations:
+        return None
+    settlement, cost = Settlement(), cost_nano or 0
+    for id, mode, amount in reservations:
+        as_held = lost or (mode == HARD and not (exact and cost_nano is not None))
+        _book(
+            connection,
+            money.budget(connection, id, now_us, zone),
+            max(cost, amount) if as_held else cost,
+            amount,
+            settlement,
+        )
+        settlement.freed = settlement.freed or amount > 0
+        if mode == HARD:
+            settlement.over_nano = max(settlement.over_nano, cost - amount)
+    connection.execute("DELETE FROM reservation WHERE exchange = ?", (exchange,))
+    return settlement
+
+
+def book(
+    connection: sqlite3.Connection, claims: Sequence[Claim], cost_nano: int | None, now_us: int, zone: ZoneInfo
+) -> Settlement:
+    """Book what an exchange cost whose claims could not be held, because the ledger could not be written then."""
+    settlement = Settlement()
+    for claim in _merged(claims):
+        for row in money.budgets(connection, claim.kind, claim.subject, now_us, zone):
+            _book(connection, row, cost_nano or 0, 0, settlement)
+    return settlement
+
+
+def release_all(connection: sqlite3.Connection) -> None:
+    """No exchange runs: what is held now is held by none."""
+    connection.execute("DELETE FROM reservation")
+    connection.execute("UPDATE budget SET held_nano = 0 WHERE held_nano != 0")
+
+
+def _merged(claims: Sequence[Claim]) -> Iterable[Claim]:
+    """Each subject once, with its largest claim; of equal ones the strictest. Only what is to be held has an amount."""
+    largest: dict[tuple[str, str], Claim] = {}
+    for claim in claims:
+        if claim.amount_nano and claim.mode in (SOFT, COUNTED):
+            claim = Claim(claim.kind, claim.subject, claim.mode)
+        there = largest.setdefault((claim.kind, claim.subject), claim)
+        if (claim.amount_nano, _STRICTNESS[claim.mode]) > (there.amount_nano, _STRICTNESS[there.mode]):
+            largest[claim.kind, claim.subject] = claim
+    return largest.values()
+
+
+def _holder(connection: sqlite3.Connection, claim: Claim) -> str:
+    """Whose budgets are claimed: those of a key that was replaced a moment ago have gone to its successor."""
+    if claim.kind != KEY:
+        return claim.subject
+    replaced = connection.execute(
+        "SELECT document ->> '$.replaced_by' FROM subject WHERE kind = ? AND id = ?", (KEY, claim.subject)
+    ).fetchone()
+    return claim.subject if replaced is None or replaced[0] is None else str(replaced[0])
+
+
+def _fits(row: money.Row, mode: str, amount: int) -> bool:
+    if mode == COUNTED or row.limit_nano is None:
+        return True
+    if row.spent_nano >= row.limit_nano:
+        return False
+    if mode == EXPECTED and row.held_nano == 0:
+        return True  # a guess is no reason to leave money unspent for ever: the budget is passed once, by one exchange
+    return amount == 0 or row.spent_nano + row.held_nano + amount <= row.limit_nano
+
+
+def _hold_more(connection: sqlite3.Connection, budget: int, amount: int) -> None:
+    connection.execute("UPDATE budget SET held_nano = held_nano + ? WHERE id = ?", (amount, budget))
+
+
+def _book(connection: sqlite3.Connection, row: money.Row, booked: int, held: int, settlement: Settlement) -> None:
+    spent = min(row.spent_nano + booked, FIGURE_MAX)
+    connection.execute(_BOOK, (spent, held, row.id))
+    if row.soft_nano is not None and row.spent_nano < row.soft_nano <= spent:
+        settlement.soft.append(row.standing(spent=spent, held=row.held_nano - held))
