@@ -28,7 +28,22 @@ def test_dollars_are_taken_exactly(dollars: object, nano: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "dollars", [-1, -1e-9, "1e-10", float("nan"), float("inf"), "much", "", None, True, [1], 1_000_000_001, "1e400"]
+    "dollars",
+    [
+        -1,
+        -1e-9,
+        "1e-10",
+        float("nan"),
+        float("inf"),
+        "much",
+        "",
+        None,
+        True,
+        [1],
+        1_000_000_001,
+        "1e400",
+        "1e999999999",
+    ],
 )
 def test_what_is_no_amount_is_refused_with_a_reason(dollars: object) -> None:
     with pytest.raises(ValueError, match=r"^must "):

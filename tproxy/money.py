@@ -6,7 +6,7 @@ through the decimal text of a number, never through its binary value.
 
 from __future__ import annotations
 
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 
 NANO = 1_000_000_000
 _MAX_NANO = 1_000_000_000 * NANO  # a thousand million dollars: far below what a 64-bit column holds
@@ -22,7 +22,7 @@ def to_nano(dollars: object) -> int:
         raise ValueError("must be an amount of dollars, such as 25 or 0.5")
     try:
         nano = Decimal(str(dollars)) * NANO
-    except InvalidOperation:
+    except ArithmeticError:  # no number, or one far out of reach
         raise ValueError("must be an amount of dollars, such as 25 or 0.5") from None
     if not nano.is_finite() or not 0 <= nano <= _MAX_NANO:
         raise ValueError("must be an amount from 0 to 1000000000 dollars")

@@ -23,6 +23,12 @@ def body(**members: Any) -> bytes:
     return json.dumps(PLAIN | members).encode()
 
 
+def seen(whole: bytes) -> int:
+    """The bytes of what the model may see of it, in its shortest spelling."""
+    members = {name: value for name, value in json.loads(whole).items() if name not in ("model", "max_tokens")}
+    return len(json.dumps(members, separators=(",", ":"), ensure_ascii=False).encode())
+
+
 def demand(**members: Any) -> Demand:
     found = read_demand(body(**members))
     assert found.unbounded is None, found.unbounded
@@ -38,7 +44,18 @@ def image(**source: Any) -> dict[str, Any]:
 
 
 def test_a_plain_request() -> None:
-    assert demand() == Demand(model="claude-opus-5-5", max_tokens=100, text_bytes=len(body()))
+    assert demand() == Demand(model="claude-opus-5-5", max_tokens=100, text_bytes=seen(body()))
+
+
+def test_what_the_model_does_not_see_and_white_space_are_no_text() -> None:
+    more = {"metadata": {"user_id": "u" * 200}, "stream": True, "temperature": 0.5, "stop_sequences": ["x" * 50]}
+    whole = json.dumps(PLAIN | more, indent=8).encode()
+    assert read_demand(whole).text_bytes == seen(body())
+
+
+def test_half_a_character_is_counted_as_it_is_spelled() -> None:
+    whole = body().replace(b"Hello", b"\\ud83d")
+    assert read_demand(whole).text_bytes >= seen(body()) + 1
 
 
 def test_a_request_of_claude_codes_kind() -> None:
@@ -80,13 +97,13 @@ IMAGES = {
 @pytest.mark.parametrize("members", IMAGES.values(), ids=IMAGES)
 def test_an_image_counts_as_one_and_its_data_not_as_text(members: dict[str, Any]) -> None:
     found = demand(**members)
-    assert (found.images, found.text_bytes) == (1, len(body(**members)) - len(PNG))
+    assert (found.images, found.text_bytes) == (1, seen(body(**members)) - len(PNG))
 
 
 def test_what_looks_like_an_image_in_a_tools_input_is_text() -> None:
     members = block(type="tool_use", id="1", name="x", input=image(type="base64", data=PNG))
     found = demand(**members)
-    assert (found.images, found.text_bytes) == (0, len(body(**members)))
+    assert (found.images, found.text_bytes) == (0, seen(body(**members)))
 
 
 def test_data_is_told_from_its_neighbours() -> None:
@@ -103,7 +120,7 @@ def test_data_is_told_from_its_neighbours() -> None:
         escaped.encode(), escaped.replace("/", "\\/").encode()
     )
     found = read_demand(whole)
-    assert (found.images, found.text_bytes) == (3, len(whole) - 2 * len(PNG) - escaped.count("/") - 4)
+    assert (found.images, found.text_bytes) == (3, seen(whole) - 2 * len(PNG) - 4)
 
 
 @pytest.mark.parametrize("name", [b"#0", b"\\u00230", b"#\\u0030", b"\\u0023\\u0030"])
@@ -112,7 +129,7 @@ def test_no_image_is_taken_for_a_text(name: bytes) -> None:
     text = {"type": "document", "source": {"type": "text", "media_type": "text/plain", "data": "A" * 20_000}}
     blocks = [text, image(type="base64", data="NAME")]
     whole = body(messages=[{"role": "user", "content": blocks}]).replace(b"NAME", name)
-    assert read_demand(whole).text_bytes == len(whole) - 2
+    assert read_demand(whole).text_bytes == seen(whole) - 2
 
 
 @pytest.mark.parametrize("how", ["url", "file"])

@@ -2,7 +2,8 @@
 
 The rule is: never less than the upstream may read in it. So
 
-- every byte of the body counts as text that the model may read, save the base64 data of images;
+- every byte of the body counts as text that the model may read, save white space between values, the base64 data of
+  images, and the few members that only the API reads;
 - what the body only refers to (a URL, a file, a document that is rendered page by page, a thread, text that is sealed)
   may fill the whole context window;
 - what lets the upstream go on for as long as it likes, or choose another model by itself, has no bound;
@@ -23,6 +24,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+import msgspec
+
 from tproxy.protocol.contents import Advisor, Contents, Unbounded, count_of, kind_of, list_of
 from tproxy.protocol.spans import cut
 
@@ -34,6 +37,13 @@ _KNOWN: Final = frozenset(
         *("cache_control", "container", "context_management", "mcp_servers", "output_config", "output_format"),
         *("diagnostics", "fallbacks", "fallback_credit_token", "billing_policy", "compaction", "thread"),
         *("user_profile_id", "workspace_id", "litellm_metadata"),
+    }
+)
+# Of these, the model sees nothing.
+_UNSEEN: Final = frozenset(
+    {
+        *("model", "max_tokens", "stream", "temperature", "top_k", "top_p", "stop_sequences", "metadata"),
+        *("service_tier", "inference_geo", "speed", "litellm_metadata"),
     }
 )
 _OF_FALLBACKS: Final = frozenset({"model", "max_tokens", "output_config", "speed", "thinking"})
@@ -109,6 +119,14 @@ def read_demand(body: bytes, betas: str = "") -> Demand:
         return Demand(unbounded=str(why))
 
 
+def _text_bytes(value: dict[str, Any], lean: bytes) -> int:
+    """How many bytes the model may see of a body without its spans of data, in the shortest spelling of its JSON."""
+    try:
+        return len(msgspec.json.encode({name: each for name, each in value.items() if name not in _UNSEEN}))
+    except (ValueError, OverflowError, RecursionError):  # half a surrogate pair, or a number that has no short spelling
+        return len(lean)
+
+
 def _decoded(body: bytes) -> dict[str, Any]:
     try:
         value = _DECODER.decode(body.decode())
@@ -170,7 +188,7 @@ def _demand(value: dict[str, Any], lean: bytes, size: int, lengths: Mapping[str,
         model=model,
         max_tokens=count_of(value.get("max_tokens"), "max_tokens"),
         thinking_tokens=_thinking(value.get("thinking")),
-        text_bytes=size - seen.image_bytes,
+        text_bytes=_text_bytes(value, lean) + size - len(lean) - seen.image_bytes,
         images=seen.images,
         tools=seen.tools or bool(value.get("output_config")) or bool(value.get("output_format")),
         whole_window="it goes on with a thread that the upstream holds" if goes_on else seen.whole_window,
