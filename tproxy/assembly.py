@@ -1,4 +1,4 @@
-"""From settings to a proxy that is ready: the ledger, the pool, the keys, the prices.
+"""From settings to a proxy that is ready: the ledger, the pool, the keys, the prices, the management side.
 
 Used by both ways to run it: `tproxy serve`, and hypercorn's own command.
 """
@@ -10,21 +10,31 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from urllib.parse import urlsplit
+from zoneinfo import ZoneInfo
 
 import structlog
 import trio
 from pydantic import SecretStr
 
+from tproxy.flow.admit import Governance
 from tproxy.flow.body import Held
 from tproxy.flow.exchange import Services
+from tproxy.flow.expect import Expectations
 from tproxy.flow.identify import KeyRing
+from tproxy.flow.limits import Limiter
+from tproxy.flow.outgoing import Upstream
 from tproxy.flow.proxy import Proxy
-from tproxy.manage.health import Manage
+from tproxy.manage.app import build
+from tproxy.manage.desk import Desk
+from tproxy.manage.health import DRAINING, LEDGER_FAILS, Manage
+from tproxy.money import usd
 from tproxy.protocol.pricing import PriceBook, built_in
 from tproxy.settings import Settings
-from tproxy.store.base import Ledger
+from tproxy.store.base import Standing
+from tproxy.store.directory import Directory, open_directory
 from tproxy.store.keyfile import hash_key, load_keys
-from tproxy.store.sqlite import open_ledger
+from tproxy.store.sqlite import SqliteLedger, open_ledger
+from tproxy.store.subjects import NO_TERMS, Budget, Terms
 from tproxy.wire.dial import tls_context
 from tproxy.wire.pool import Bounds, Origin, Pool
 
@@ -39,52 +49,115 @@ def now_us() -> int:
     return time.time_ns() // 1000
 
 
-def services(
-    settings: Settings, ledger: Ledger, *, pseudonym: bytes, draining: Callable[[], bool], sandbox: bool = False
-) -> Services:
-    """Build what exchanges work with.
+class House:
+    """All that lives as long as the process, and the settings that it goes by now.
 
-    Raises:
-        SettingsFault: the key file has faults.
-        PriceFault: the price file has faults.
+    Attributes:
+        proxy: the ASGI application.
+        settings: the newest that were taken.
     """
-    upstream, timeouts = settings.upstream, settings.timeouts
-    url = urlsplit(upstream.base_url)
-    origin = Origin.parse(f"{url.scheme}://{url.netloc}")
-    bounds = Bounds(
-        connect=timeouts.connect,
-        first_byte=timeouts.first_byte,
-        idle=timeouts.idle,
-        write=timeouts.write,
-        queue=timeouts.queue,
-        max_connections=upstream.max_connections,
-        max_idle=upstream.max_idle_seconds,
-        max_age=upstream.max_age_seconds,
-    )
-    return Services(
-        ring=KeyRing(
-            access=settings.access,
-            master=_digest(settings.master_key),
-            keys=load_keys(settings.key_file, os.environ) if settings.key_file is not None else {},
-            api_keys=[key.get_secret_value() for key in upstream.api_keys],
-        ),
-        pool=Pool(origin, bounds, tls_context(upstream.ca_file) if origin.scheme == "https" else None),
-        origin=origin,
-        upstream=SANDBOX if sandbox else upstream.base_url,
-        base_url=upstream.base_url,
-        base_path=url.path.encode(),
-        ledger=ledger,
-        prices=prices(settings),
-        pseudonym=pseudonym,
-        clock=now_us,
-        draining=draining,
-        drain_on_disconnect=upstream.on_disconnect == "drain",
-        drain_seconds=timeouts.drain,
-        body_seconds=timeouts.body,
-        max_body_bytes=settings.limits.max_body_bytes,
-        max_upload_bytes=settings.limits.max_upload_bytes,
-        held=Held(settings.limits.max_held_bytes),
-    )
+
+    proxy: Proxy
+
+    def __init__(
+        self, settings: Settings, ledger: SqliteLedger, *, draining: Callable[[], bool], sandbox: bool = False
+    ) -> None:
+        self.settings = settings
+        self.ledger = ledger
+        self.directory: Directory
+        self._draining = draining
+        self._sandbox = sandbox
+        # Unlike any other process's, also those of the same service: a Via that names us has been through here.
+        self._pseudonym = b"tproxy-" + os.urandom(4).hex().encode()
+        self._limiter = Limiter()
+        self._expectations = Expectations()
+
+    async def open(self) -> None:
+        """Load who is known, and take the settings for the first time.
+
+        Raises:
+            SettingsFault, PriceFault: files named by the settings have faults.
+        """
+        self.directory = await open_directory(self.settings.database_path, self.ledger, zone=self.zone, clock=now_us)
+        services = await self._taken(self.settings)
+        self.proxy = Proxy(services, Manage(self._unready, build(self._desk())))
+
+    async def take(self, settings: Settings) -> Pool:
+        """Let new exchanges work with other settings. Returns the pool that they no longer use.
+
+        Raises:
+            SettingsFault, PriceFault, OSError: a file named by them has faults; nothing has changed.
+        """
+        services = await self._taken(settings)
+        old, self.proxy.services = self.proxy.services, services
+        self.settings = settings
+        return old.upstream.pool
+
+    async def aclose(self) -> None:
+        """Close the connections to the upstream."""
+        await self.proxy.services.upstream.pool.aclose()
+
+    def zone(self) -> ZoneInfo:
+        """Where the days and months of budgets begin."""
+        return ZoneInfo(self.settings.budgets.timezone)
+
+    async def _taken(self, settings: Settings) -> Services:
+        keys = load_keys(settings.key_file, os.environ) if settings.key_file is not None else {}
+        book = prices(settings)
+        url = urlsplit(settings.upstream.base_url)
+        origin = Origin.parse(f"{url.scheme}://{url.netloc}")
+        tls = tls_context(settings.upstream.ca_file) if origin.scheme == "https" else None
+        # All files have been read: from here on nothing is at fault with the settings.
+        await self.directory.set_file_keys(keys)
+        await self.directory.set_proxy(_proxy_terms(settings))
+        return Services(
+            ring=KeyRing(
+                access=settings.access,
+                master=_digest(settings.master_key),
+                directory=self.directory,
+                api_keys=[key.get_secret_value() for key in settings.upstream.api_keys],
+            ),
+            upstream=Upstream(Pool(origin, _bounds(settings), tls), origin, url.path.encode(), self._pseudonym),
+            upstream_name=SANDBOX if self._sandbox else settings.upstream.base_url,
+            base_url=settings.upstream.base_url,
+            ledger=self.ledger,
+            govern=Governance(
+                self.directory,
+                self._limiter,
+                self._expectations,
+                book,
+                budget_mode=settings.budgets.mode,
+                budget_wait=settings.budgets.wait,
+                default_geo=settings.upstream.inference_geo,
+            ),
+            clock=now_us,
+            draining=self._draining,
+            drain_on_disconnect=settings.upstream.on_disconnect == "drain",
+            drain_seconds=settings.timeouts.drain,
+            body_seconds=settings.timeouts.body,
+            max_body_bytes=settings.limits.max_body_bytes,
+            max_upload_bytes=settings.limits.max_upload_bytes,
+            held=Held(settings.limits.max_held_bytes),
+        )
+
+    def _desk(self) -> Desk:
+        return Desk(
+            directory=self.directory,
+            database=self.settings.database_path,
+            clock=now_us,
+            zone=self.zone,
+            master=lambda: self.proxy.services.ring.master,
+            prices=lambda: self.proxy.services.govern.prices,
+            models=lambda: sorted({model.id for model in self.proxy.services.govern.prices.table.models.values()}),
+            unready=self._unready,
+            running=lambda: self.proxy.running,
+            mode=lambda: self.settings.budgets.mode,
+        )
+
+    def _unready(self) -> str | None:
+        if self._draining():
+            return DRAINING
+        return None if self.ledger.writable else LEDGER_FAILS
 
 
 def prices(settings: Settings) -> PriceBook:
@@ -98,19 +171,52 @@ def prices(settings: Settings) -> PriceBook:
     return built_in().with_overrides(settings.price_file.read_bytes(), settings.price_file.name)
 
 
+def _bounds(settings: Settings) -> Bounds:
+    upstream, timeouts = settings.upstream, settings.timeouts
+    return Bounds(
+        connect=timeouts.connect,
+        first_byte=timeouts.first_byte,
+        idle=timeouts.idle,
+        write=timeouts.write,
+        queue=timeouts.queue,
+        max_connections=upstream.max_connections,
+        max_idle=upstream.max_idle_seconds,
+        max_age=upstream.max_age_seconds,
+    )
+
+
+def _proxy_terms(settings: Settings) -> Terms:
+    """What the setting for the whole proxy says."""
+    budgets = settings.budgets
+    if budgets.max_budget is None:
+        return NO_TERMS
+    return Terms(budgets=(Budget(period=budgets.budget_duration, limit_nano=budgets.max_budget),))
+
+
+def _warn_of_soft_limit(standing: Standing) -> None:
+    log.warning(
+        "a budget has passed its soft limit",
+        kind=standing.kind,
+        subject=standing.subject,
+        period=standing.period,
+        soft_usd=usd(standing.soft_nano or 0),
+        spent_usd=usd(standing.spent_nano),
+    )
+
+
 def _digest(secret: SecretStr | None) -> str | None:
     return None if secret is None else hash_key(secret.get_secret_value())
 
 
 @asynccontextmanager
-async def open_proxy(
+async def open_house(
     settings: Settings,
     draining: Callable[[], bool] = lambda: False,
     *,
     sandbox: bool = False,
     on_unwritten: Callable[[int], object] = lambda count: None,
-) -> AsyncIterator[Proxy]:
-    """Open the ledger and the pool, and give the application that works with them.
+) -> AsyncIterator[House]:
+    """Open the ledger and the pool, and give the house whose `proxy` works with them.
 
     Args:
         sandbox: the upstream is the built-in sandbox, so that nothing is really spent; rows say so.
@@ -120,23 +226,26 @@ async def open_proxy(
         SettingsFault, PriceFault: files named by the settings have faults.
         LedgerUnusable: the ledger cannot be opened.
     """
-    async with open_ledger(settings.database_path, on_fault=lambda what: log.error("ledger", what=what)) as ledger:
+    house: House | None = None
+
+    def zone() -> ZoneInfo:
+        return ZoneInfo((settings if house is None else house.settings).budgets.timezone)
+
+    async with open_ledger(
+        settings.database_path,
+        zone=zone,
+        max_customers=settings.limits.max_customers,
+        on_fault=lambda what: log.error("ledger", what=what),
+        on_soft=_warn_of_soft_limit,
+    ) as ledger:
         if ledger.recovered:
             log.warning("exchanges of a process that died are closed as lost", count=ledger.recovered)
-        # Unlike any other process's, also those of the same service: a Via that names us has been through here.
-        pseudonym = b"tproxy-" + os.urandom(4).hex().encode()
-        first = services(settings, ledger, pseudonym=pseudonym, draining=draining, sandbox=sandbox)
-
-        def unready() -> str | None:
-            if draining():
-                return "draining"
-            return None if ledger.writable else "the ledger cannot be written"
-
-        proxy = Proxy(first, Manage(unready))
+        house = House(settings, ledger, draining=draining, sandbox=sandbox)
+        await house.open()
         try:
-            yield proxy
+            yield house
         finally:
             with trio.CancelScope(shield=True), trio.move_on_after(5):
-                await proxy.services.pool.aclose()
+                await house.aclose()
     if ledger.unwritten:
         on_unwritten(ledger.unwritten)

@@ -28,7 +28,8 @@ import trio
 from hypercorn.config import Config
 
 from tproxy import logs
-from tproxy.assembly import open_proxy, services
+from tproxy.assembly import House, open_house
+from tproxy.errors import LedgerUnavailable
 from tproxy.flow.body import Receive
 from tproxy.flow.forward import Send
 from tproxy.flow.proxy import Proxy
@@ -76,7 +77,7 @@ class Application:
                 scope["state"]["proxy"] = proxy
                 await send({"type": "lifespan.startup.complete"})
                 await receive()
-        except (SettingsFault, PriceFault, LedgerUnusable, OSError) as fault:
+        except (SettingsFault, PriceFault, LedgerUnusable, LedgerUnavailable, OSError) as fault:
             await send({"type": "lifespan.startup.failed", "message": str(fault)})
             return
         await send({"type": "lifespan.shutdown.complete"})
@@ -89,10 +90,10 @@ async def _under_hypercorn() -> AsyncIterator[Proxy]:
     _raise_descriptor_limit()
     # hypercorn looks its connection class up after the lifespan has started.
     inbound.install(inbound_bounds(settings))
-    async with open_proxy(settings) as proxy:
+    async with open_house(settings) as house:
         _tune_collector()
         log.info("started", access=settings.access, upstream=settings.upstream.base_url)
-        yield proxy
+        yield house.proxy
 
 
 application = Application(_under_hypercorn)
@@ -119,11 +120,11 @@ async def serve(config: Path, *, sandbox: bool, announce: Callable[[str, Setting
         logs.configure(settings.log.level, settings.log.format)
         _raise_descriptor_limit()
         inbound.install(inbound_bounds(settings))
-        async with open_proxy(settings, stopping.is_set, sandbox=sandbox, on_unwritten=unwritten.append) as proxy:
-            reloading = partial(reload, proxy, settings, config, upstream)
+        async with open_house(settings, stopping.is_set, sandbox=sandbox, on_unwritten=unwritten.append) as house:
+            reloading = partial(reload, house, settings, config, upstream)
             await nursery.start(_signals, stopping, nursery, reloading)
             async with trio.open_nursery() as server:
-                addresses = await _start(server, listening(proxy, settings, stopping), settings)
+                addresses = await _start(server, listening(house.proxy, settings, stopping), settings)
                 log.info("started", listening=addresses, access=settings.access, upstream=settings.upstream.base_url)
                 if settings.access == "open" and not sandbox:
                     log.warning("access is open: whoever can reach a listening address spends the real key's money")
@@ -170,28 +171,21 @@ def _hypercorn_config(settings: Settings) -> Config:
     return config
 
 
-def reload(proxy: Proxy, started_with: Settings, config: Path, sandbox: str | None, nursery: trio.Nursery) -> None:
+async def reload(house: House, started_with: Settings, config: Path, sandbox: str | None) -> None:
     """Read the files again and let new exchanges work with what they say. With faults, nothing changes."""
     try:
         settings = load(config, sandbox=sandbox)
-        old = proxy.services
-        proxy.services = services(
-            settings,
-            old.ledger,
-            pseudonym=old.pseudonym,
-            draining=old.draining,
-            sandbox=sandbox is not None,
-        )
-    except (SettingsFault, PriceFault, OSError) as fault:
+        old_pool = await house.take(settings)
+    except (SettingsFault, PriceFault, LedgerUnavailable, OSError) as fault:
         log.error("not reloaded, going on as before", faults=str(fault).splitlines())
         return
     logs.configure(settings.log.level, settings.log.format)
-    nursery.start_soon(old.pool.aclose)
     before, now = _fixed(started_with), _fixed(settings)
     fixed = sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name))
     log.info("reloaded")
     if fixed:
         log.warning("these settings change with a restart only", settings=fixed)
+    await old_pool.aclose()
 
 
 def _fixed(settings: Settings) -> dict[str, object]:
@@ -200,6 +194,7 @@ def _fixed(settings: Settings) -> dict[str, object]:
     return {
         **settings.hypercorn,
         "tproxy.database": settings.database,
+        "tproxy.limits.max_customers": limits.max_customers,
         "tproxy.timeouts.head": timeouts.head,
         "tproxy.timeouts.write": timeouts.write,
         "tproxy.limits.max_header_bytes": limits.max_header_bytes,
@@ -210,14 +205,14 @@ def _fixed(settings: Settings) -> dict[str, object]:
 async def _signals(
     stopping: trio.Event,
     nursery: trio.Nursery,
-    reloading: Callable[[trio.Nursery], None],
+    reloading: Callable[[], Awaitable[None]],
     task_status: trio.TaskStatus[None],
 ) -> None:
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as received:
         task_status.started()
         async for number in received:
             if number == signal.SIGHUP:
-                reloading(nursery)
+                await reloading()
             elif stopping.is_set():
                 log.warning("a second signal: what still runs is cut")
                 nursery.cancel_scope.cancel()

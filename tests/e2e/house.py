@@ -12,7 +12,7 @@ from typing import Any
 import trio
 
 from tests.wire.peer import Peer, Script, peer
-from tproxy.assembly import open_proxy
+from tproxy import assembly
 from tproxy.flow.proxy import Proxy
 from tproxy.sandbox.server import Sandbox, serve_sandbox
 from tproxy.server import inbound_bounds, listening
@@ -99,9 +99,9 @@ async def open_house(folder: Path, *, upstream_url: str | None = None, **config:
         settings = load(file)
         inbound.install(inbound_bounds(settings))
         stopping = trio.Event()
-        async with open_proxy(settings, stopping.is_set) as proxy, trio.open_nursery() as server:
-            addresses = await server.start(listening(proxy, settings, stopping))
-            yield House(addresses[0], upstream_url, sandbox, settings.database_path, proxy, stopping)
+        async with assembly.open_house(settings, stopping.is_set) as house, trio.open_nursery() as server:
+            addresses = await server.start(listening(house.proxy, settings, stopping))
+            yield House(addresses[0], upstream_url, sandbox, settings.database_path, house.proxy, stopping)
             stopping.set()
         nursery.cancel_scope.cancel()
 

@@ -284,11 +284,11 @@ async def test_a_client_that_leaves_while_its_upload_waits_for_a_place(tmp_path:
         second = await trio.open_tcp_stream(*house.address)
         await second.send_all(UPLOAD + bytes(1000))
         with trio.fail_after(5):
-            while "waiting 1" not in repr(house.proxy.services.pool):
+            while "waiting 1" not in repr(house.proxy.services.upstream.pool):
                 await trio.sleep(0.005)
         go(second, how)
         with trio.fail_after(5):
-            while "waiting 0" not in repr(house.proxy.services.pool):
+            while "waiting 0" not in repr(house.proxy.services.upstream.pool):
                 await trio.sleep(0.005)
         first.socket.close()
         assert [row["ended"] for row in await house.rows(2)] == ["client_gone"] * 2

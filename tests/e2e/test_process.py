@@ -134,7 +134,7 @@ async def test_sighup_reloads_keys_and_a_faulty_file_changes_nothing(tmp_path: P
         write('[[key]]\nalias = "b"\nkey = "sk-second"\n')
         await reload('"reloaded"')
         assert (await status("sk-first"), await status("sk-second")) == (b"401", b"200")
-        write('[[key]]\nalias = "b"\nkey = "sk-third"\nmax_budget = 5\n')
+        write('[[key]]\nalias = "b"\nkey = "sk-third"\nmax_budgets = 5\n')
         await reload("not reloaded")
         assert "max_budget" in server.log.read_text()
         assert await status("sk-second") == b"200"

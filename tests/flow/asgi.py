@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import trio
 
+from tests.flow.known import Known
 from tests.store.memory import MemoryLedger
 from tests.wire.peer import Peer, Script, peer
 from tproxy.errors import Header
+from tproxy.flow.admit import Governance
 from tproxy.flow.body import Held
 from tproxy.flow.exchange import Services
+from tproxy.flow.expect import Expectations
 from tproxy.flow.identify import KeyRing
+from tproxy.flow.limits import Limiter
+from tproxy.flow.outgoing import Upstream
 from tproxy.flow.proxy import Proxy
 from tproxy.manage.health import Manage
 from tproxy.protocol.pricing import built_in
+from tproxy.store.subjects import Subject
 from tproxy.wire.asgi import Transport
 from tproxy.wire.pool import Bounds, Pool
 
@@ -108,6 +113,7 @@ class Stage:
     pool: Pool
     ledger: MemoryLedger
     upstream: Peer
+    directory: Known
 
     async def ask(self, asked: Asked) -> Asked:
         await self.proxy(asked.scope, asked.receive, asked.send)
@@ -127,22 +133,26 @@ class Stage:
 
 @asynccontextmanager
 async def stage(
-    *scripts: Script, drain: bool = False, bounds: Bounds | None = None, **ring: Any
+    *scripts: Script,
+    drain: bool = False,
+    bounds: Bounds | None = None,
+    known: Sequence[Subject] = (),
+    **ring: Any,
 ) -> AsyncIterator[Stage]:
-    """Open a stage before a peer that plays `scripts`."""
+    """Open a stage before a peer that plays `scripts`. `known` are those whom its directory has."""
     async with peer(*scripts) as upstream:
         pool = Pool(upstream.origin, bounds or Bounds(), None)
         ledger = MemoryLedger()
+        directory = Known(known)
+        for subject in known:
+            ledger.set_budgets(subject)
         services = Services(
-            ring=KeyRing(**{"access": "open", "master": None, "keys": {}, "api_keys": [REAL_KEY], **ring}),
-            pool=pool,
-            origin=upstream.origin,
-            upstream="test",
+            ring=KeyRing(**{"access": "open", "master": None, "directory": directory, "api_keys": [REAL_KEY], **ring}),
+            upstream=Upstream(pool, upstream.origin, b"", b"tproxy-test"),
+            upstream_name="test",
             base_url=f"http://127.0.0.1:{upstream.origin.port}",
-            base_path=b"",
             ledger=ledger,
-            prices=built_in(),
-            pseudonym=b"tproxy-test",
+            govern=Governance(directory, Limiter(), Expectations(), built_in()),
             clock=lambda: 1_795_000_000_000_000 + int(trio.current_time() * 1e6),
             draining=lambda: False,
             drain_on_disconnect=drain,
@@ -152,9 +162,5 @@ async def stage(
             max_upload_bytes=100_000,
             held=Held(1500),
         )
-        yield Stage(Proxy(services, Manage(lambda: None)), pool, ledger, upstream)
+        yield Stage(Proxy(services, Manage(lambda: None)), pool, ledger, upstream, directory)
         await pool.aclose()
-
-
-def digest(key: str) -> str:
-    return hashlib.sha256(key.encode()).hexdigest()

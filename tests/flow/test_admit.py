@@ -1,81 +1,73 @@
+"""Admission: the order of its decisions, and the row that it opens."""
+
 from __future__ import annotations
 
-import uuid
-from dataclasses import replace
+from typing import Any
 
 import pytest
 
+from tests.flow.known import Known, key
+from tests.store.memory import MemoryLedger
 from tproxy import errors
 from tproxy.errors import Header
-from tproxy.flow.admit import admit, check_model, customer, new_id, tags
+from tproxy.flow.admit import Admission, Asking, Governance, admit
+from tproxy.flow.expect import Expectations
 from tproxy.flow.identify import Caller
+from tproxy.flow.limits import Limiter
 from tproxy.flow.route import Passage
-from tproxy.protocol.request import RequestFacts, read_request
-from tproxy.store.base import Closing, Opening
+from tproxy.protocol.pricing import built_in
+from tproxy.protocol.request import read_request
+from tproxy.store.base import FAILED, Closing, Opening
+from tproxy.store.subjects import CUSTOMER, TAG, Subject, Terms
 
+BODY = b'{"model":"claude-opus-5","max_tokens":1,"messages":[],"stream":true}'
 CALLER = Caller("key:abc", "search", team="t", user="u", tags=("k", "shared"))
-FACTS = read_request(b'{"model":"claude-opus-5","max_tokens":1,"messages":[],"stream":true}')
 MESSAGES = Passage("POST", b"/anthropic", b"/v1/messages", None)
 
 
-class Spy:
-    """A ledger that remembers what it was told."""
+class Door:
+    """What admits in these tests."""
 
-    def __init__(self, writable: bool = True) -> None:
-        self.writable = writable
-        self.opened: list[Opening] = []
+    def __init__(self, *known: Subject) -> None:
+        self.ledger = MemoryLedger()
+        self.govern = Governance(Known(known), Limiter(), Expectations(), built_in())
+        for subject in known:
+            self.ledger.set_budgets(subject)
 
-    def open(self, opening: Opening) -> Spy:
-        self.opened.append(opening)
-        return self
+    async def let_in(
+        self, headers: list[Header], caller: Caller = CALLER, passage: Passage = MESSAGES, **more: Any
+    ) -> Admission:
+        asking = Asking(
+            **{
+                "id": "id",
+                "accepted_us": 1_795_000_000_000_000,
+                "passage": passage,
+                "upstream": "https://api",
+                "caller": caller,
+                "headers": headers,
+                "facts": read_request(BODY),
+                "body": BODY,
+                "client_address": "127.0.0.1",
+                **more,
+            }
+        )
+        return await admit(self.govern, self.ledger, asking, lambda: Closing(id="id", ended=FAILED))
 
-    def note(self, closing: Closing) -> None: ...
 
-    def close(self, closing: Closing) -> None: ...
-
-    async def durable(self) -> None: ...
-
-
-def let_in(
-    ledger: Spy,
-    headers: list[Header],
-    facts: RequestFacts | None = FACTS,
-    caller: Caller = CALLER,
-    passage: Passage = MESSAGES,
-) -> Opening:
-    admit(
-        ledger,
-        id="id",
-        accepted_us=5,
-        passage=passage,
-        upstream="https://api",
-        caller=caller,
-        facts=facts,
-        headers=headers,
-        client_address="127.0.0.1",
+async def test_the_row_says_who_and_whose() -> None:
+    door = Door()
+    await door.let_in(
+        [
+            (b"User-Agent", b"sdk/1"),
+            (b"X-Claude-Code-Session-Id", b"s1"),
+            (b"X-Claude-Code-Agent-Id", b"a1"),
+            (b"X-Claude-Code-Parent-Agent-Id", b"a0"),
+            (b"x-tproxy-customer", b"c1"),
+        ],
     )
-    return ledger.opened[-1]
-
-
-def test_ids_are_uuids_of_version_7_in_the_order_of_time() -> None:
-    now_us = 1_790_000_000_000_000
-    ids = [new_id(now_us + step * 1000) for step in range(50)]
-    assert ids == sorted(ids)
-    assert len(set(ids)) == 50
-    for text in ids:
-        parsed = uuid.UUID(text)
-        assert (parsed.version, parsed.variant) == (7, uuid.RFC_4122)
-    assert uuid.UUID(new_id(now_us)).int >> 80 == now_us // 1000
-
-
-def test_the_row_says_who_and_whose() -> None:
-    opening = let_in(
-        Spy(),
-        [(b"User-Agent", b"sdk/1"), (b"X-Claude-Code-Session-Id", b"s1"), (b"x-tproxy-customer", b"c1")],
-    )
-    assert opening == Opening(
+    expected = Opening(
         id="id",
-        accepted_us=5,
+        accepted_us=1_795_000_000_000_000,
         method="POST",
         path="/v1/messages",
         upstream="https://api",
@@ -88,105 +80,62 @@ def test_the_row_says_who_and_whose() -> None:
         customer="c1",
         tags=("k", "shared"),
         session="s1",
+        agent="a1",
+        parent_agent="a0",
         client_address="127.0.0.1",
         user_agent="sdk/1",
     )
+    row = door.ledger.rows["id"]
+    assert {name: row[name] for name in Opening.__slots__} == {
+        name: getattr(expected, name) if name != "tags" else ["k", "shared"] for name in Opening.__slots__
+    }
 
 
-def test_nothing_is_let_in_while_the_ledger_cannot_be_written() -> None:
-    ledger = Spy(writable=False)
+async def test_nothing_is_let_in_while_the_ledger_cannot_be_written() -> None:
+    door = Door()
+    door.ledger.fail()
     with pytest.raises(errors.LedgerUnavailable):
-        let_in(ledger, [])
-    assert ledger.opened == []
+        await door.let_in([])
+    assert door.ledger.rows == {}
 
 
-@pytest.mark.parametrize(
-    ("headers", "expected"),
-    [
-        ([(b"x-litellm-end-user-id", b"3"), (b"x-litellm-customer-id", b"2"), (b"x-tproxy-customer", b"1")], "1"),
-        ([(b"x-litellm-end-user-id", b"3"), (b"X-LiteLLM-Customer-Id", b"2")], "2"),
-        ([(b"x-litellm-end-user-id", b"3")], "3"),
-        ([(b"x-tproxy-customer", b" ")], "4"),
-        ([], "4"),
-    ],
-)
-def test_the_first_customer_wins(headers: list[Header], expected: str) -> None:
-    facts = replace(FACTS, litellm_user="4", user_id="5")
-    assert customer(headers, facts) == expected
-
-
-def test_metadata_user_id_is_the_last_resort() -> None:
-    assert customer([], replace(FACTS, litellm_user=None, user_id="5")) == "5"
-    assert customer([], FACTS) is None
-    assert customer([], None) is None
-
-
-def test_tags_are_joined_in_order_without_repetition() -> None:
-    headers = [(b"x-litellm-tags", b"c, a"), (b"x-tproxy-tags", b"a,,b "), (b"x-tproxy-tags", b"d")]
-    facts = replace(FACTS, litellm_tags=("e", "shared", "b"))
-    assert tags(headers, facts, CALLER) == ("a", "b", "d", "c", "e", "shared", "k")
-
-
-def test_tags_are_utf_8() -> None:
-    assert tags([(b"x-tproxy-tags", "zürich".encode())], None, replace(CALLER, tags=())) == ("zürich",)
-
-
-def test_attribution_is_bounded() -> None:
-    many = b",".join(b"t%d" % n for n in range(1000))
-    found = tags([(b"x-tproxy-tags", many), (b"x-tproxy-tags", b"x" * 9999)], None, CALLER)
-    assert len(found) == 64
-    assert customer([(b"x-tproxy-customer", b"\xff" * 9999)], None) == "\ufffd" * 256
-
-
-@pytest.mark.parametrize(
-    ("models", "model", "allowed"),
-    [
-        ((), "claude-opus-5", True),
-        ((), None, True),
-        (("claude-opus-5",), "claude-opus-5", True),
-        (("claude-haiku-*", "claude-opus-5"), "claude-haiku-4-5", True),
-        (("claude-haiku-*",), "claude-opus-5", False),
-        (("claude-opus-5",), "claude-opus-5-5", False),
-        (("claude-opus-5",), "CLAUDE-OPUS-5", False),
-        (("*",), None, False),
-        (("claude-opus-4-8[1m]",), "claude-opus-4-8[1m]", True),
-        (("claude-opus-4-8[1m]",), "claude-opus-4-8m", False),
-        (("claude-*-4-?",), "claude-opus-4-8", False),
-        (("claude-*-4-8", "x"), "claude-opus-4-8", True),
-    ],
-)
-def test_the_allow_list(models: tuple[str, ...], model: str | None, allowed: bool) -> None:
-    caller = replace(CALLER, models=models)
-    if allowed:
-        check_model(caller, model)
-    else:
-        with pytest.raises(errors.ModelNotAllowed):
-            check_model(caller, model)
-
-
-def test_a_key_for_certain_models_must_say_clearly_which() -> None:
-    unclear = read_request(b'{"model":"claude-haiku-4-5","model":"claude-opus-5","max_tokens":1,"messages":[]}')
+async def test_a_key_for_certain_models_must_say_clearly_which() -> None:
+    unclear = b'{"model":"claude-haiku-4-5","model":"claude-opus-5","max_tokens":1,"messages":[]}'
+    caller = Caller("key:abc", subjects=(key("sk-a", "a", models=("claude-haiku-*",)),))
     with pytest.raises(errors.ModelNotAllowed):
-        let_in(Spy(), [], unclear, replace(CALLER, models=("claude-haiku-*",)))
+        await Door().let_in([], caller, facts=read_request(unclear), body=unclear)
+
+
+async def test_a_route_that_is_not_on_the_list_is_refused() -> None:
+    caller = Caller("key:abc", subjects=(key("sk-a", "a", routes=("/v1/models",)),))
+    with pytest.raises(errors.RouteNotAllowed):
+        await Door().let_in([], caller)
+
+
+async def test_who_asks_on_behalf_of_a_blocked_customer_is_refused() -> None:
+    door = Door(Subject(kind=CUSTOMER, id="c", blocked=True))
+    await door.let_in([(b"x-tproxy-customer", b"d")])
+    with pytest.raises(errors.CustomerBlocked):
+        await door.let_in([(b"x-tproxy-customer", b"c")], id="other")
+    assert list(door.ledger.rows) == ["id"]
 
 
 @pytest.mark.parametrize(
-    ("method", "path", "allowed"),
+    ("limited", "headers"),
     [
-        ("POST", b"/v1/messages", True),
-        ("POST", b"/v1/messages/count_tokens", True),
-        ("GET", b"/v1/models", True),
-        ("POST", b"/v1/files", True),
-        ("POST", b"/v1/messages/batches", False),
-        ("POST", b"/v1/sessions", False),
+        (Subject(kind=CUSTOMER, id="c", terms=Terms(rpm=1)), [(b"x-tproxy-customer", b"c")]),
+        (Subject(kind=TAG, id="x", terms=Terms(rpm=1)), [(b"x-tproxy-tags", b"x")]),
     ],
+    ids=["customer", "tag"],
 )
-def test_a_key_for_certain_models_may_not_run_what_cannot_be_read(method: str, path: bytes, allowed: bool) -> None:
-    """A batch names a model in each of its requests; a top-level one says nothing about them."""
-    passage = Passage(method, b"", path, None)
-    caller = replace(CALLER, models=("claude-opus-5",))
-    if allowed:
-        let_in(Spy(), [], FACTS, caller, passage)
-    else:
-        with pytest.raises(errors.ModelNotAllowed):
-            let_in(Spy(), [], FACTS, caller, passage)
+async def test_limits_are_those_of_customers_and_tags_too(
+    limited: Subject, headers: list[Header], autojump_clock: object
+) -> None:
+    door = Door(limited)
+    await door.let_in(headers)
+    with pytest.raises(errors.RateLimited) as caught:
+        await door.let_in(headers, id="second")
+    assert repr(limited.id) in caught.value.message
+    await door.let_in([], id="third")
+    await door.let_in(headers, Caller("master"), id="fourth")
+    assert list(door.ledger.rows) == ["id", "third", "fourth"]

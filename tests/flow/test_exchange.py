@@ -9,7 +9,8 @@ import pytest
 import trio
 import trio.testing
 
-from tests.flow.asgi import BODY, POST, REAL_KEY, Asked, Stage, digest, stage
+from tests.flow.asgi import BODY, POST, REAL_KEY, Asked, Stage, stage
+from tests.flow.known import digest
 from tests.wire.peer import Line, Script, answers, close, deaf, silence
 from tproxy.errors import Header
 from tproxy.wire.pool import Bounds

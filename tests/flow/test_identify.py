@@ -1,50 +1,43 @@
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
 
 import pytest
 
+from tests.flow.known import Known, digest, key
 from tproxy import errors
 from tproxy.errors import Header
 from tproxy.flow.identify import ANONYMOUS, MASTER, Caller, KeyRing, check_open
-from tproxy.store.keyfile import Key
+from tproxy.protocol.keys import compose
+from tproxy.store.subjects import TEAM, USER, Subject
 
 NOW_US = 1_800_000_000_000_000
+MISSPELT = compose(bytes(range(32)))[:-2] + ("aa" if not compose(bytes(range(32))).endswith("aa") else "bb")
 
-
-def digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def key(text: str, alias: str, **more: object) -> Key:
-    fields: dict[str, object] = {
-        "hash": digest(text),
-        "alias": alias,
-        "models": (),
-        "expires_us": None,
-        "team_id": None,
-        "user_id": None,
-        "tags": (),
-        "metadata": {},
-        "blocked": False,
-    }
-    return Key(**{**fields, **more})  # type: ignore[arg-type]
-
-
+TEAM_1 = Subject(kind=TEAM, id="t1", models=("claude-*",))
 KEYS = [
-    key("sk-good", "good", team_id="t1", user_id="u1", tags=("a",), models=("claude-*",)),
+    key("sk-good", "good", team="t1", user="u1", tags=("a",), models=("claude-*",)),
     key("sk-blocked", "blocked", blocked=True),
     key("sk-expired", "expired", expires_us=NOW_US),
     key("sk-soon", "soon", expires_us=NOW_US + 1),
+    key("sk-management", "management", inference=False),
+    key("sk-team-blocked", "of a blocked team", team="t2"),
+    key("sk-user-blocked", "of a blocked user", user="u2"),
+    key("sk-old", "old", replaced_by=digest("sk-good"), expires_us=NOW_US + 1),
+    key("sk-older", "older", replaced_by=digest("sk-good"), expires_us=NOW_US),
+    key("sk-replaced", "replaced", replaced_by=digest("sk-blocked"), expires_us=NOW_US + 1),
+    key(MISSPELT, "cannot be"),
 ]
+KNOWN = Known(
+    [*KEYS, TEAM_1, Subject(kind=TEAM, id="t2", blocked=True), Subject(kind=USER, id="u2", alias="Eve", blocked=True)]
+)
 
 
 def ring(access: str = "keys", api_keys: Sequence[str] = ("sk-ant-real",)) -> KeyRing:
-    return KeyRing(access, digest("sk-master"), {each.hash: each for each in KEYS}, api_keys)
+    return KeyRing(access, digest("sk-master"), KNOWN, api_keys)
 
 
-GOOD = Caller("key:" + digest("sk-good"), "good", "t1", "u1", ("a",), ("claude-*",))
+GOOD = Caller("key:" + digest("sk-good"), "good", "t1", "u1", ("a",), (KEYS[0], TEAM_1))
 
 Headers = list[Header]
 
@@ -61,6 +54,7 @@ Headers = list[Header]
         ([(b"x-api-key", b"sk-other"), (b"Authorization", b"Bearer sk-good")], GOOD, "bearer"),
         ([(b"Authorization", b"Bearer sk-other"), (b"x-litellm-api-key", b"sk-good")], GOOD, "x-api-key"),
         ([(b"x-api-key", b"sk-master")], MASTER, "x-api-key"),
+        ([(b"x-api-key", b"sk-old")], GOOD, "x-api-key"),  # in its grace period, it is the one that replaced it
     ],
 )
 def test_known_keys(headers: Headers, caller: Caller, form: str) -> None:
@@ -78,6 +72,11 @@ def test_known_keys(headers: Headers, caller: Caller, form: str) -> None:
         ([(b"x-api-key", b"sk-good"), (b"Authorization", b"Bearer sk-nobody")], errors.KeyUnknown),
         ([(b"x-api-key", b"sk-blocked")], errors.KeyBlocked),
         ([(b"x-api-key", b"sk-expired")], errors.KeyExpired),
+        ([(b"x-api-key", b"sk-team-blocked")], errors.KeyBlocked),
+        ([(b"x-api-key", b"sk-user-blocked")], errors.KeyBlocked),
+        ([(b"x-api-key", b"sk-older")], errors.KeyExpired),
+        ([(b"x-api-key", b"sk-replaced")], errors.KeyBlocked),
+        ([(b"x-api-key", MISSPELT.encode())], errors.KeyUnknown),
         ([(b"x-api-key", b"sk-good"), (b"x-api-key", b"sk-nobody")], errors.BadRequest),
     ],
 )
@@ -87,6 +86,18 @@ def test_who_is_not_let_in(headers: Headers, fault: type[errors.Fault]) -> None:
     assert b"sk-nobody" not in errors.envelope(caught.value, "id")
     if fault is not errors.BadRequest:
         assert (b"x-should-retry", b"false") in caught.value.headers
+
+
+def test_a_key_for_the_management_api_opens_nothing_else() -> None:
+    with pytest.raises(errors.RouteNotAllowed):
+        ring().identify([(b"x-api-key", b"sk-management")], NOW_US)
+
+
+def test_a_refusal_says_what_is_blocked_or_misspelt() -> None:
+    for presented, said in ((b"sk-user-blocked", "user 'Eve'"), (MISSPELT.encode(), "misspelt")):
+        with pytest.raises(errors.AuthenticationFault) as caught:
+            ring().identify([(b"x-api-key", presented)], NOW_US)
+        assert said in caught.value.message
 
 
 def test_a_key_works_up_to_its_expiry() -> None:

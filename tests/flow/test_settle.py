@@ -55,6 +55,7 @@ def course(ended: str = base.FINISHED, status: int | None = 200, passage: Passag
         AT_US,
         lambda: AT_US + 5,
         model_asked="claude-opus-5-5",
+        sent=ended != base.UPSTREAM_UNREACHABLE,
         status=status,
         upstream_status=status,
         head_us=AT_US + 1 if status else None,

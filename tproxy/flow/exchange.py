@@ -20,6 +20,8 @@ import structlog
 import trio
 
 from tproxy.errors import (
+    BudgetExceeded,
+    BudgetReserved,
     ClientFault,
     ClientGone,
     Draining,
@@ -32,23 +34,25 @@ from tproxy.errors import (
     UpstreamUnreachable,
     envelope,
 )
-from tproxy.flow.admit import admit
+from tproxy.flow.admit import Admission, Asking, Governance, admit
+from tproxy.flow.answers import error_event, fault_headers, json_head
 from tproxy.flow.body import SMALL_BYTES, Held, Receive, RequestBody, announced_length
 from tproxy.flow.course import Course
-from tproxy.flow.forward import Client, Outgoing, Send, forward, watch
+from tproxy.flow.forward import Client, Send, forward, watch
 from tproxy.flow.identify import ANONYMOUS, KeyRing, check_open
+from tproxy.flow.outgoing import Outgoing, Read, Upstream, read_body
 from tproxy.flow.request import Request
 from tproxy.flow.route import Passage
-from tproxy.flow.settle import settle
+from tproxy.flow.settle import prompt_tokens, settle
+from tproxy.flow.spending import explain, following
 from tproxy.flow.tap import Tap
+from tproxy.money import usd
 from tproxy.protocol import headers as header
-from tproxy.protocol.coding import CodingFault, decode
 from tproxy.protocol.headers import Credential
-from tproxy.protocol.pricing import PriceBook
-from tproxy.protocol.request import RequestFacts, read_request, strip_litellm_metadata
 from tproxy.store import base
-from tproxy.store.base import Ledger, Ticket
-from tproxy.wire.pool import Body, Origin, Pool
+from tproxy.store.base import Closing, Ledger, Refusal, Standing, Ticket
+from tproxy.store.subjects import KEY
+from tproxy.wire.pool import Body
 
 log = structlog.get_logger("tproxy.exchange")
 bugs = logging.getLogger("tproxy.exchange")
@@ -65,9 +69,8 @@ class Services:
     """What an exchange works with. Replaced as a whole on a reload; a running exchange keeps what it began with.
 
     Args:
-        upstream: what the ledger calls it: its base URL, or `sandbox`.
-        base_url: without a trailing slash; `base_path` is its path.
-        pseudonym: this process in Via headers (RFC 9110 section 7.6.3).
+        upstream_name: what the ledger calls the upstream: its base URL, or `sandbox`.
+        base_url: without a trailing slash.
         clock: wall-clock microseconds since the epoch.
         draining: true once the process has been told to stop.
         drain_on_disconnect: read the upstream's answer on when the client has left?
@@ -76,14 +79,11 @@ class Services:
     """
 
     ring: KeyRing
-    pool: Pool
-    origin: Origin
-    upstream: str
+    upstream: Upstream
+    upstream_name: str
     base_url: str
-    base_path: bytes
     ledger: Ledger
-    prices: PriceBook
-    pseudonym: bytes
+    govern: Governance
     clock: Callable[[], int]
     draining: Callable[[], bool]
     drain_on_disconnect: bool
@@ -116,6 +116,8 @@ class Exchange:
         self._relaying = trio.CancelScope()
         self._body_whole = trio.Event()
         self._noted = False
+        self._client: Client | None = None
+        self._prices = services.govern.prices
 
     async def run(self, receive: Receive, send: Send) -> None:
         """Live it.
@@ -123,9 +125,9 @@ class Exchange:
         Raises:
             Fault, ClientGone: before admission. Afterwards nothing is raised but Cancelled.
         """
-        services, headers = self.services, self.request.headers
+        services, request = self.services, self.request
         credential = self._identify()
-        announced = announced_length(headers)
+        announced = announced_length(request.headers)
         held = self.passage.held or (announced is not None and announced <= SMALL_BYTES)
         incoming = RequestBody(
             receive,
@@ -136,21 +138,25 @@ class Exchange:
             held=services.held,
         )
         try:
-            facts: RequestFacts | None = None
+            read: Read | None = None
             body: Body = incoming.piece
             if held:
-                headers, facts, body = self._read(await incoming.whole())
-                self.course.model_asked = facts.model if facts is not None else None
-            outgoing = self._outgoing(headers, body, credential, announced)
-            client = self._client(send)
-            ticket = self._admit(facts)
+                read = read_body(request, self.passage, await incoming.whole(), services.max_body_bytes)
+                body = read.body
+                self.course.model_asked = read.facts.model if read.facts is not None else None
+                credential = self._identify()  # again: a body may take its time, and a change counts at once
+            headers = read.headers if read is not None else request.headers
+            outgoing = services.upstream.request(request, self.passage, headers, body, credential, announced)
+            self.course.bytes_in = incoming.length
+            admission = await self._admit(read, credential)
+            client = self._client = self._answering(send, admission)
             try:
-                fault = await self._exchange(outgoing, ticket, receive, client)
+                fault = await self._exchange(outgoing, admission, receive, client)
                 if fault is not None:
-                    await self._tell(fault, ticket, client)
+                    await self._tell(fault, admission.ticket, client)
             finally:
                 self.course.bytes_in = incoming.length
-                self._close(client)
+                self._close(client, admission, read)
         finally:
             incoming.release()
 
@@ -159,78 +165,81 @@ class Exchange:
         services, request = self.services, self.request
         if services.draining():
             raise Draining("This proxy is shutting down. Send the request again: another one will take it.")
-        if header.is_loop(request.headers, services.pseudonym):
+        if header.is_loop(request.headers, services.upstream.pseudonym):
             raise LoopDetected("The request has come back to this proxy. Its upstream.base_url leads to itself.")
         if services.ring.access == "open":
             check_open(request.is_local, header.get(request.headers, b"origin"))
         self.caller, credential = services.ring.identify(request.headers, self.course.accepted_us)
         return credential
 
-    def _outgoing(
-        self, headers: Sequence[Header], body: Body, credential: Credential, announced: int | None
-    ) -> Outgoing:
+    async def _admit(self, read: Read | None, credential: Credential) -> Admission:
         services, request = self.services, self.request
-        return Outgoing(
-            method=request.method.encode(),
-            target=services.base_path + self.passage.target,
-            headers=header.upstream_headers(
-                headers,
-                host=services.origin.host_header,
-                via=header.via(request.http_version, services.pseudonym),
-                credential=credential,
-                framing=_framing(request.headers, announced, body),
-            ),
-            body=body,
-        )
 
-    def _client(self, send: Send) -> Client:
-        bases = self.request.bases(self.services.base_url, self.passage.prefix)
-        return Client(send, self._on_gone, ids=self.ids, pseudonym=self.services.pseudonym, bases=bases)
+        async def count_tokens(body: bytes) -> int | None:
+            return await services.upstream.count_tokens(request, credential, body)
 
-    def _admit(self, facts: RequestFacts | None) -> Ticket:
-        return admit(
-            self.services.ledger,
+        asking = Asking(
             id=self.course.id,
             accepted_us=self.course.accepted_us,
             passage=self.passage,
-            upstream=self.services.upstream,
+            upstream=services.upstream_name,
             caller=self.caller,
-            facts=facts,
-            headers=self.request.headers,
-            client_address=self.request.client_address,
+            headers=request.headers,
+            facts=read.facts if read is not None else None,
+            body=read.plain if read is not None else None,
+            betas=(header.joined(request.headers, b"anthropic-beta") or b"").decode("latin-1"),
+            client_address=request.client_address,
+            left=request.left,
+            count_tokens=count_tokens,
+            check=self._check,
+        )
+        return await admit(services.govern, services.ledger, asking, self._never_sent)
+
+    def _check(self) -> None:
+        """Raise unless the caller still is who it was: its key may be blocked or replaced while it waits for money."""
+        before = self.caller
+        self._identify()
+        if self.caller != before:
+            raise BudgetReserved("The key of this request was changed while it waited for money. Send it again.")
+
+    def _never_sent(self) -> Closing:
+        """The end of a row that was opened while its exchange was cancelled."""
+        self.course.broken = base.FAILED
+        return settle(self.course, self.tap.outcome, self._prices)
+
+    def _answering(self, send: Send, admission: Admission) -> Client:
+        """The client, and what it is told beside the answer: the exchange's id, and what is left of its limits."""
+        services = self.services
+        return Client(
+            send,
+            self._on_gone,
+            ids=(*self.ids, *admission.taken.headers(trio.current_time()), *budget_headers(admission.standings)),
+            pseudonym=services.upstream.pseudonym,
+            bases=self.request.bases(services.base_url, self.passage.prefix),
         )
 
-    def _read(self, body: bytes) -> tuple[Sequence[Header], RequestFacts | None, bytes]:
-        """What a held body says, and the body to send: the same one, unless it holds `litellm_metadata`.
-
-        A coded body is read from a decoded copy. If the member has to come out of it, it goes on decoded.
-        """
-        headers = self.request.headers
-        if self.request.method != "POST" or not (self.passage.held or _is_json(headers)):
-            return headers, None, body
-        encoding = header.joined(headers, b"content-encoding")
-        plain = body
-        if encoding is not None:
-            try:
-                plain = decode(body, encoding, max_output=self.services.max_body_bytes)
-            except CodingFault:
-                return headers, None, body  # the upstream will say what it thinks of it
-        facts = read_request(plain)
-        if not facts.has_litellm_metadata:
-            return headers, facts, body
-        if encoding is not None:
-            headers = [h for h in headers if h[0].lower() != b"content-encoding"]
-        return headers, facts, strip_litellm_metadata(plain)
-
-    async def _exchange(self, outgoing: Outgoing, ticket: Ticket, receive: Receive, client: Client) -> Fault | None:
+    async def _exchange(
+        self, outgoing: Outgoing, admission: Admission, receive: Receive, client: Client
+    ) -> Fault | None:
         """The nursery: forward, with tap and watch beside it until forward is done. Returns what broke, if anything."""
         fault: Fault | None = None
+        ledger, ticket = self.services.ledger, admission.ticket
+        follow = following(
+            ledger, self.course.id, admission.claims, admission.governors, admission.costs, self._cut_at_budget
+        )
+
+        def on_batch() -> None:
+            self._note()
+            if follow is not None and self.tap.outcome.started:
+                follow.see(settle(self.course, self.tap.outcome, self._prices, running=True))
+
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self.tap.run, self._note)
+            nursery.start_soon(self.tap.run, on_batch)
             nursery.start_soon(watch, self.request.left, receive, self._body_whole, client)
             try:
                 with self._relaying:
-                    await forward(self.services.pool, outgoing, ticket, client, self.tap, self.course)
+                    await forward(self.services.upstream.pool, outgoing, ticket, client, self.tap, self.course)
+                fault = client.ending if self._relaying.cancelled_caught else None
             except ClientGone:
                 client.leave()
             except Fault as broken:
@@ -247,12 +256,24 @@ class Exchange:
         drain = self.services.drain_on_disconnect and self._body_whole.is_set()
         self._relaying.deadline = trio.current_time() + self.services.drain_seconds if drain else -math.inf
 
+    def _cut_at_budget(self, refusal: Refusal) -> None:
+        """End the stream at its next event: the budget that it is charged to has no more to give, and says to cut."""
+        client = self._client
+        if client is None or client.ending is not None:
+            return
+        client.ending = BudgetExceeded(explain(refusal, f"{refusal.standing.kind} of this stream"))
+        if client.between_events:
+            self._relaying.cancel()
+
     async def _tell(self, fault: Fault, ticket: Ticket, client: Client) -> None:
         """Answer a fault if that can still be done. If not, returning without an end breaks the answer off."""
         self.course.error_type = fault.code
         if client.gone:
             return
         self.course.broken = _ending(fault)
+        if fault is client.ending and client.between_events:
+            self.course.broken = base.CUT_AT_BUDGET
+            await client.body(error_event(fault, self.course.id), more=False)
         if client.answered:
             return
         try:
@@ -268,15 +289,16 @@ class Exchange:
         """Keep what the first events said, so that a row whose process dies knows at least its input."""
         if not self._noted and self.tap.outcome.started:
             self._noted = True
-            self.services.ledger.note(settle(self.course, self.tap.outcome, self.services.prices, running=True))
+            self.services.ledger.note(settle(self.course, self.tap.outcome, self._prices, running=True))
 
-    def _close(self, client: Client) -> None:
+    def _close(self, client: Client, admission: Admission, read: Read | None) -> None:
         """The end of every admitted exchange."""
         self.course.client_gone = client.gone
-        closing = settle(self.course, self.tap.finish(), self.services.prices)
+        closing = settle(self.course, self.tap.finish(), self._prices)
         if closing.ended == base.FAILED and closing.error_type is None:
             closing = replace(closing, error_type="shutdown")  # nothing failed: the exchange was cancelled
         self.services.ledger.close(closing)
+        self._learn(closing, admission, read)
         log.info(
             "exchange",
             id=self.course.id,
@@ -295,6 +317,13 @@ class Exchange:
             total_ms=_ms(self.course.accepted_us, closing.ended_us),
         )
 
+    def _learn(self, closing: Closing, admission: Admission, read: Read | None) -> None:
+        """Tell the limits what the exchange really took, and the expectations what such an exchange comes to."""
+        admission.taken.settle(prompt_tokens(closing), closing.output_tokens, trio.current_time())
+        body = read.plain if read is not None else None
+        if body is not None and closing.certainty == base.EXACT and self.passage.inference:
+            self.services.govern.expectations.learn(self.caller.id, self.course.model_asked or "", body, closing)
+
 
 def _ending(fault: Fault) -> str:
     if isinstance(fault, ClientFault):
@@ -302,33 +331,15 @@ def _ending(fault: Fault) -> str:
     return _ENDINGS.get(type(fault), base.FAILED)
 
 
-def _framing(headers: Sequence[Header], announced: int | None, body: Body) -> Header | None:
-    """How the request body is framed on the way to the upstream: by its length wherever that is known.
-
-    A length of 0 is said if the client said it: some servers want one with every POST (RFC 9110 section 8.6).
-    """
-    if body == b"" and announced == 0 and header.get(headers, b"content-length") is None:
-        return None
-    if isinstance(body, bytes):
-        return (b"content-length", str(len(body)).encode())
-    if announced is None:
-        return (b"transfer-encoding", b"chunked")
-    return (b"content-length", str(announced).encode())
-
-
-def _is_json(headers: Sequence[Header]) -> bool:
-    return b"json" in (header.get(headers, b"content-type") or b"").lower()
-
-
-def fault_headers(fault: Fault, ids: Sequence[Header]) -> tuple[Header, ...]:
-    """The headers of an answer of our own. `request-id` is where the SDKs look for what to quote."""
-    return (*ids, (b"request-id", ids[0][1]), *fault.headers)
-
-
-def json_head(body: bytes, more: Sequence[Header]) -> list[Header]:
-    """Response headers for a JSON body, or for an empty one."""
-    framing = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
-    return [*(framing if body else framing[1:]), *more]
+def budget_headers(standings: Sequence[Standing]) -> list[Header]:
+    """What a key is told of its budget, in LiteLLM's headers."""
+    for standing in standings:
+        if standing.kind == KEY and standing.limit_nano is not None:
+            return [
+                (b"x-litellm-key-max-budget", usd(standing.limit_nano).encode()),
+                (b"x-litellm-key-spend", usd(standing.spent_nano).encode()),
+            ]
+    return []
 
 
 def _ms(start_us: int, end_us: int | None) -> float | None:

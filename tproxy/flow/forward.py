@@ -10,13 +10,13 @@ A client that leaves does not end this function by itself: the watch beside it m
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import trio
 
-from tproxy.errors import Header, UpstreamBroken
+from tproxy.errors import Fault, Header, UpstreamBroken
 from tproxy.flow.course import Course
+from tproxy.flow.outgoing import Outgoing
 from tproxy.flow.route import Passage
 from tproxy.flow.tap import Tap
 from tproxy.protocol import headers as header
@@ -24,22 +24,12 @@ from tproxy.protocol.batch import is_batch_object, rewrite_results_url
 from tproxy.protocol.coding import CodingFault, decode
 from tproxy.store.base import Ticket
 from tproxy.wire.outbound import Head
-from tproxy.wire.pool import Body, Pool, Response
+from tproxy.wire.pool import Pool, Response
 
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 
 # A page of a thousand batches is about a megabyte.
 _MAX_BATCH_PAGE_BYTES = 8 * 1024 * 1024
-
-
-@dataclass(frozen=True, slots=True)
-class Outgoing:
-    """The request as the upstream gets it."""
-
-    method: bytes
-    target: bytes
-    headers: Sequence[Header]
-    body: Body
 
 
 class Client:
@@ -54,7 +44,9 @@ class Client:
 
     Attributes:
         gone: the client has left; nothing more can be sent.
-        answered: the response head has gone out, so that a fault can no longer be told.
+        answered: the response head has gone out, so that a fault can no longer be told with a status of its own.
+        between_events: the answer is a stream of events to which one can be added, and the last one sent was whole.
+        ending: why the stream is to end as soon as it is between two events.
     """
 
     def __init__(
@@ -68,11 +60,14 @@ class Client:
     ) -> None:
         self.gone = False
         self.answered = False
+        self.between_events = False
+        self.ending: Fault | None = None
         self.ids = ids
         self.pseudonym = pseudonym
         self.bases = bases
         self._send = send
         self._on_gone = on_gone
+        self._is_open_stream = False
 
     def leave(self) -> None:
         """Note, once, that the client has left."""
@@ -87,12 +82,15 @@ class Client:
             held: the first of the body follows at once, and both may go out in one write.
         """
         self.answered = True
+        self._is_open_stream = _is_open_stream(headers)
         await self._pass(
             {"type": "http.response.start", "status": status, "reason": reason, "headers": headers, "held": held}
         )
 
     async def body(self, piece: bytes, *, more: bool) -> bool:
         """Send a piece of the body, or its end. Whether it was sent: a client may leave as soon as it has all."""
+        if self._is_open_stream and piece:
+            self.between_events = piece.endswith((b"\n\n", b"\r\n\r\n"))
         return await self._pass({"type": "http.response.body", "body": piece, "more_body": more})
 
     async def _pass(self, message: dict[str, Any]) -> bool:
@@ -113,10 +111,12 @@ async def forward(pool: Pool, outgoing: Outgoing, ticket: Ticket, client: Client
         UpstreamFault: before the head it can be answered; after it, the answer must be cut.
         LedgerUnavailable: the exchange could not be recorded; no byte of the answer has been sent.
         ClientFault, ClientGone: from a request body that is being passed on.
+        Fault: `client.ending`, once the stream is between two events.
     """
     clock = course.clock
     course.dialled_us = clock()
-    async with pool.exchange(outgoing.method, outgoing.target, outgoing.headers, outgoing.body) as response:
+    asking = pool.exchange(outgoing.method, outgoing.target, outgoing.headers, outgoing.body, course.sending)
+    async with asking as response:
         head = response.head
         course.head_us = clock()
         course.upstream_status = head.status
@@ -156,7 +156,16 @@ async def _relay(response: Response, headers: list[Header], client: Client, tap:
             tap.feed(chunk, now_us)
         if response.complete:
             return
+        if client.ending is not None and client.between_events:
+            raise client.ending
         chunk = await response.receive()
+
+
+def _is_open_stream(headers: Sequence[Header]) -> bool:
+    """Can an event of ours be added to such an answer? Not where it is coded, or its length is told."""
+    media = (header.get(headers, b"content-type") or b"").split(b";")[0].strip().lower()
+    told = header.get(headers, b"content-length") or header.get(headers, b"content-encoding")
+    return media == b"text/event-stream" and not told
 
 
 def _leads_past_us(passage: Passage, head: Head) -> bool:

@@ -2,7 +2,7 @@
 
 | access | who is let in | upstream credential |
 |---|---|---|
-| `keys` | the master key, and the keys of the key file | one of `api_keys` |
+| `keys` | the master key, and the virtual keys | one of `api_keys` |
 | `open` | everybody (loopback only) | one of `api_keys` |
 | `own` | whoever brings an Anthropic credential | that credential |
 
@@ -15,21 +15,38 @@ from __future__ import annotations
 import hashlib
 import hmac
 import ipaddress
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 from urllib.parse import urlsplit
 
 from tproxy.errors import Header, KeyBlocked, KeyExpired, KeyMissing, KeyUnknown, RouteNotAllowed
 from tproxy.protocol.headers import Credential, anthropic_token, deciding_credential, is_anthropic
-from tproxy.store.keyfile import Key
+from tproxy.protocol.keys import is_misspelt
+from tproxy.store import subjects
+from tproxy.store.subjects import Subject
+
+
+class Directory(Protocol):
+    """Who is known; see `store/directory.py`. Nothing here waits."""
+
+    def key(self, digest: str) -> Subject | None:
+        """The key with this SHA-256."""
+
+    def holder(self, key: Subject) -> Subject:
+        """The key whose money and limits a key counts against: its own, or those of the one that replaced it."""
+
+    def find(self, kind: str, id: str) -> Subject | None:
+        """A team, user, tag or the proxy; a customer only if it has a say in whether an exchange is let in."""
 
 
 @dataclass(frozen=True, slots=True)
 class Caller:
     """Who asks.
 
-    `id` is what the ledger keeps: `key:<sha256 hex>`, `master`, `own:<sha256 hex>` or `anonymous`. An empty
-    `models` allows every model.
+    `id` is what the ledger keeps: `key:<sha256 hex>`, `master`, `own:<sha256 hex>` or `anonymous`. `subjects` are the
+    key, its team and its user, as far as they are known: what each of them forbids is forbidden. Nothing is refused
+    to `master` for money or limits.
     """
 
     id: str
@@ -37,7 +54,11 @@ class Caller:
     team: str | None = None
     user: str | None = None
     tags: tuple[str, ...] = ()
-    models: tuple[str, ...] = ()
+    subjects: tuple[Subject, ...] = ()
+
+    @property
+    def is_master(self) -> bool:
+        return self.id == "master"
 
 
 MASTER = Caller("master", alias="master")
@@ -51,13 +72,13 @@ class KeyRing:
     Args:
         access: `keys`, `open` or `own`.
         master: SHA-256 hex of the master key, or None.
-        keys: virtual keys by the SHA-256 hex of their text.
+        directory: the virtual keys, and whose they are.
         api_keys: real Anthropic keys; empty only with `own`.
     """
 
     access: str
     master: str | None
-    keys: Mapping[str, Key]
+    directory: Directory
     api_keys: Sequence[str] = field(repr=False)
 
     def identify(self, headers: Sequence[Header], now_us: int) -> tuple[Caller, Credential]:
@@ -66,6 +87,7 @@ class KeyRing:
         Raises:
             BadRequest: contradicting credentials.
             KeyMissing, KeyUnknown, KeyExpired, KeyBlocked: not let in.
+            RouteNotAllowed: the key is for the management API alone.
         """
         deciding = deciding_credential(headers)
         caller = self._known(deciding[1], now_us) if deciding else None
@@ -81,14 +103,23 @@ class KeyRing:
         digest = hashlib.sha256(presented).hexdigest()
         if self.master is not None and hmac.compare_digest(digest, self.master):
             return MASTER
-        key = self.keys.get(digest)
-        if key is None:
-            return None
-        if key.blocked:
-            raise KeyBlocked(f"The key {key.alias!r} is blocked. Ask whoever runs this proxy.")
-        if key.expires_us is not None and key.expires_us <= now_us:
-            raise KeyExpired(f"The key {key.alias!r} has expired. Ask whoever runs this proxy for a new one.")
-        return Caller("key:" + digest, key.alias, key.team_id, key.user_id, key.tags, key.models)
+        key = None if is_misspelt(presented) else self.directory.key(digest)
+        return None if key is None else self._let_in(key, now_us)
+
+    def _let_in(self, key: Subject, now_us: int) -> Caller:
+        holder = self.directory.holder(key)
+        team = self.directory.find(subjects.TEAM, holder.team) if holder.team else None
+        user = self.directory.find(subjects.USER, holder.user) if holder.user else None
+        for each in (key, holder, team, user):
+            if each is not None and each.blocked:
+                raise KeyBlocked(f"The {each.kind} {shown(each)!r} is blocked. Ask whoever runs this proxy.")
+        for each in (key, holder):
+            if each.expires_us is not None and each.expires_us <= now_us:
+                raise KeyExpired(f"The key {shown(each)!r} has expired. Ask whoever runs this proxy for a new one.")
+        if not holder.inference:
+            raise RouteNotAllowed(f"The key {shown(holder)!r} is for the management API alone.")
+        held_to = tuple(each for each in (holder, team, user) if each is not None)
+        return Caller("key:" + holder.id, holder.alias, holder.team, holder.user, holder.tags, held_to)
 
     def _own(
         self, headers: Sequence[Header], deciding: tuple[bytes, bytes] | None, caller: Caller | None
@@ -107,7 +138,9 @@ class KeyRing:
 
     def _is_ours(self, value: bytes) -> bool:
         digest = hashlib.sha256(value).hexdigest()
-        return digest in self.keys or (self.master is not None and hmac.compare_digest(digest, self.master))
+        return self.directory.key(digest) is not None or (
+            self.master is not None and hmac.compare_digest(digest, self.master)
+        )
 
     def _credential(self, caller: Caller, presented_in: bytes) -> Credential:
         # One caller always gets the same key: its files, batches and threads live in that key's workspace. Rendezvous
@@ -125,7 +158,15 @@ class KeyRing:
                 "The request has no key. Send one of this proxy's keys as Authorization: Bearer, as x-api-key "
                 "or as x-litellm-api-key."
             )
-        return KeyUnknown(f"The key in {deciding[0].decode()} is not known to this proxy.")
+        why = "is misspelt: its checksum does not fit" if is_misspelt(deciding[1]) else "is not known to this proxy"
+        return KeyUnknown(f"The key in {deciding[0].decode()} {why}.")
+
+
+def shown(subject: Subject) -> str:
+    """A subject's name for people. A key without an alias goes by its last four characters."""
+    if subject.alias is None and subject.kind == subjects.KEY:
+        return f"…{subject.last4 or ''}"
+    return subject.alias or subject.id
 
 
 def check_open(is_local: bool, origin: bytes | None) -> None:

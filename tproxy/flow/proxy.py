@@ -6,31 +6,39 @@ side. A fault that is raised before the exchange is admitted is answered here.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import structlog
 
 from tproxy.errors import ClientGone, Fault, Header, envelope
-from tproxy.flow.admit import new_id
+from tproxy.flow.answers import fault_headers, json_head
+from tproxy.flow.attribution import new_id
 from tproxy.flow.body import Receive
-from tproxy.flow.exchange import Exchange, Services, fault_headers, json_head
+from tproxy.flow.exchange import Exchange, Services
 from tproxy.flow.forward import Send
 from tproxy.flow.request import Request, Scope
 from tproxy.flow.route import Manage, Passage, Probe, route
 from tproxy.protocol import headers as header
 from tproxy.protocol.target import parse_target
 
-ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
+# Of `send`, frameworks demand more than that it takes a dict.
+ASGIApp = Callable[[Scope, Receive, Any], Awaitable[None]]
 
 log = structlog.get_logger("tproxy.exchange")
 
 
 class Proxy:
-    """The ASGI application. Paths that are not the upstream's go to `manage`."""
+    """The ASGI application. Paths that are not the upstream's go to `manage`.
+
+    Attributes:
+        running: how many requests to the upstream are being served.
+    """
 
     def __init__(self, services: Services, manage: ASGIApp) -> None:
         self.services = services
+        self.running = 0
         self._manage = manage
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -43,7 +51,11 @@ class Proxy:
             target = parse_target(request.target, header.get(request.headers, b"host"))
             where = route(request.method, target)
             if isinstance(where, Passage):
-                await Exchange(services, request, where, id, ids, accepted_us).run(receive, send)
+                self.running += 1
+                try:
+                    await Exchange(services, request, where, id, ids, accepted_us).run(receive, send)
+                finally:
+                    self.running -= 1
             elif isinstance(where, Probe):
                 await _answer(send, 200, b"", ids)
             elif isinstance(where, Manage):
@@ -53,15 +65,20 @@ class Proxy:
                 "refused",
                 id=id,
                 method=request.method,
-                path=request.target.partition(b"?")[0][:200].decode("latin-1"),
+                path=_masked(request.target.partition(b"?")[0][:200].decode("latin-1")),
                 client=request.client_address,
                 status=fault.status,
                 code=fault.code,
-                why=fault.message,
+                why=_masked(fault.message),
             )
             await _answer(send, fault.status, envelope(fault, id), fault_headers(fault, ids))
         except ClientGone:
             log.info("client_gone", id=id, method=request.method)
+
+
+def _masked(text: str) -> str:
+    """Text for the log: a path of the management API may hold a key, and what was wrong with it may quote it."""
+    return re.sub(r"sk-[!-~]+", "sk-…", text)
 
 
 def _naming(send: Send, ids: Sequence[Header]) -> Send:

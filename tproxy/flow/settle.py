@@ -8,7 +8,7 @@ A table in one function, pure, so that every case can be tested without a socket
 | said a usage and may have had more to say, or said it oddly | as told | `partial` |
 | cut after message_start | input as told, output counted from the delivered deltas | `estimated` |
 | nothing of it was seen, and the request may have been | none | `partial`, cost unknown |
-| the upstream could not be reached: nothing was sent | none | `exact`, cost 0 |
+| nothing was sent: no connection, or the client left before | none | `exact`, cost 0 |
 | known tokens without a known price, or a call whose price nobody told us | as told | `unpriced`, cost unknown |
 | a call that costs nothing, or an error status | none | `exact`, cost 0 |
 """
@@ -62,7 +62,7 @@ def settle(course: Course, outcome: Outcome, prices: PriceBook, *, running: bool
         )
     answered = course.upstream_status is not None
     refused = answered and not _is_success(course.upstream_status)
-    unsent = course.broken == base.UPSTREAM_UNREACHABLE
+    unsent = not course.sent or course.broken == base.UPSTREAM_UNREACHABLE
     if unsent or refused or (passage.free and not passage.inference):
         return replace(closing, cost_nano=0, certainty=base.EXACT)
     if not passage.inference:
@@ -154,3 +154,11 @@ def _priced(closing: Closing, cost: Cost, certainty: str) -> Closing:
         price_version=cost.version,
         certainty=certainty,
     )
+
+
+def prompt_tokens(closing: Closing) -> int | None:
+    """All that the model read, cached or not; None where the upstream did not say."""
+    if closing.input_tokens is None:
+        return None
+    cached = (closing.cache_read_tokens, closing.cache_write_5m_tokens, closing.cache_write_1h_tokens)
+    return closing.input_tokens + sum(count or 0 for count in cached)

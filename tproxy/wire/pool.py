@@ -176,7 +176,12 @@ class Pool:
 
     @asynccontextmanager
     async def exchange(
-        self, method: bytes, target: bytes, headers: Sequence[Header], body: Body
+        self,
+        method: bytes,
+        target: bytes,
+        headers: Sequence[Header],
+        body: Body,
+        on_sending: Callable[[], None] = lambda: None,
     ) -> AsyncIterator[Response]:
         """Send a request, and give the answer as soon as its head is there.
 
@@ -186,6 +191,7 @@ class Pool:
             headers: complete, with host and content-length or transfer-encoding; they go out in this spelling.
             body: a callable is asked for pieces while the answer is awaited and read, until it gives b"", the
                 upstream stops reading, or the answer is complete. What it raises comes out of the context as it is.
+            on_sending: called before the first byte of the request can have been sent.
 
         Raises:
             UpstreamUnreachable: no connection.
@@ -200,6 +206,7 @@ class Pool:
         response: Response | None = None
         try:
             if connection is not None:
+                on_sending()
                 try:
                     await connection.start(request, whole)
                 except NothingSent:
@@ -207,6 +214,7 @@ class Pool:
                     connection, reused = None, False
             if connection is None:
                 connection = await self._dial()
+                on_sending()
                 await connection.start(request, whole)
             upload = Upload(connection, self.bounds.first_byte)
             sending: AbstractAsyncContextManager[None] = nullcontext()

@@ -1,0 +1,63 @@
+"""What the management side works with: who is known, the ledger's file, and what the process knows of itself.
+
+What a reload can change is a function here, asked anew each time.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+from zoneinfo import ZoneInfo
+
+import trio
+
+from tproxy.protocol.pricing import PriceBook
+from tproxy.store.directory import Directory
+from tproxy.store.reading import reading
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Desk:
+    """What every route has in hand.
+
+    Attributes:
+        directory: who is known; the only way to change it.
+        database: the ledger's file, for reading.
+        clock: wall-clock microseconds since the epoch.
+        zone: where the days and months of budgets begin.
+        master: the SHA-256 of the master key in hex; None if there is none, and then there is no management API.
+        prices: what is billed by.
+        models: the ids of the models that have a price.
+        unready: why no traffic should be sent here, or None.
+        running: how many requests to the upstream are being served now.
+        mode: the `budget_mode` of budgets that name none.
+    """
+
+    directory: Directory
+    database: Path
+    clock: Callable[[], int]
+    zone: Callable[[], ZoneInfo]
+    master: Callable[[], str | None]
+    prices: Callable[[], PriceBook]
+    models: Callable[[], Sequence[str]]
+    unready: Callable[[], str | None]
+    running: Callable[[], int]
+    mode: Callable[[], str]
+
+    async def look(self, read: Callable[[sqlite3.Connection], T]) -> T:
+        """Run `read` in a thread on a connection of its own that cannot write, and that sees one state of the file.
+
+        Raises:
+            LedgerUnusable: the file cannot be read; and whatever `read` raises.
+        """
+
+        def reads() -> T:
+            with reading(self.database) as connection:
+                return read(connection)
+
+        return await trio.to_thread.run_sync(reads)
