@@ -1,11 +1,12 @@
 from __future__ import annotations
 
-from datetime import date
+from datetime import UTC, date, datetime
 from typing import Any
 
 import pytest
 
 from tproxy import terminal
+from tproxy.money import usd
 from tproxy.store.reading import DayModel
 
 NO_TIMES = {"first_content_us": None, "ended_us": None}
@@ -46,7 +47,7 @@ def shown(capsys: pytest.CaptureFixture[str], *days: DayModel) -> list[list[str]
     ],
 )
 def test_dollars_are_exact(nano: int, decimals: int, text: str) -> None:
-    assert terminal.usd(nano, decimals) == text
+    assert usd(nano, decimals) == text
 
 
 def test_a_column_of_money_has_one_number_of_decimals(capsys: pytest.CaptureFixture[str]) -> None:
@@ -134,3 +135,156 @@ def test_the_newest_exchanges(capsys: pytest.CaptureFixture[str]) -> None:
     assert "claude-opus-5" in "".join(out.split())
     assert "01a21218-2349-7da9-846c-3729d22bb745" in out
     assert " ? " in out.replace("\n", " "), "a cost that is not known"
+
+
+NOW = datetime(2026, 11, 25, 12, tzinfo=UTC)
+
+
+def key(**fields: Any) -> dict[str, Any]:
+    """A key as the management API lists it."""
+    return {"token": "ab" * 32, "key_alias": "alice", "key_name": "sk-...abcd", "spend": 0.0, "blocked": False} | fields
+
+
+def keys_shown(capsys: pytest.CaptureFixture[str], *rows: dict[str, Any]) -> list[list[str]]:
+    terminal.show_keys(rows, NOW)
+    lines = [line.split() for line in capsys.readouterr().out.splitlines() if line.strip()]
+    return lines[3:-1]
+
+
+@pytest.mark.parametrize(
+    ("fields", "state"),
+    [
+        ({}, "active"),
+        ({"blocked": True, "expires": "2020-01-01T00:00:00Z"}, "blocked"),
+        ({"expires": "2026-11-25T12:00:00Z"}, "expired"),
+        ({"expires": "2026-11-25T13:00:00+02:00"}, "expired"),
+        ({"expires": "2026-11-25T11:00:00"}, "expired"),
+        ({"expires": "2026-12-25T12:00:00.123456Z"}, "until 2026-12-25"),
+        ({"expires": "some day"}, "active"),
+        ({"expires": 7}, "active"),
+        ({"in_key_file": True}, "active, in the file"),
+    ],
+)
+def test_the_state_of_a_key(capsys: pytest.CaptureFixture[str], fields: dict[str, Any], state: str) -> None:
+    (line,) = keys_shown(capsys, key(**fields))
+    assert " ".join(line).endswith(f"0.00 {state}")
+
+
+def test_the_budgets_of_a_key(capsys: pytest.CaptureFixture[str]) -> None:
+    lines = keys_shown(
+        capsys,
+        key(
+            max_budget=25,
+            budget_duration="1mo",
+            budget_reset_at="2026-12-01T00:00:00Z",
+            budget_limits=[
+                {"max_budget": 0.000000001, "budget_duration": "1d", "reset_at": "2026-11-26T00:00:00+00:00"},
+                "nonsense",
+            ],
+        ),
+        key(max_budget=3.5),
+        key(max_budget=None, budget_limits=None, budgets=[]),
+        key(
+            max_budget=9,
+            budgets=[
+                {"max_budget": None, "soft_budget": 1.0, "budget_duration": "1mo"},
+                {"max_budget": 9.0, "budget_duration": "1d", "reset_at": "2026-11-26T00:00:00Z"},
+            ],
+        ),
+    )
+    assert lines[4][3:] == ["0.00", "9.00", "per", "1d", "2026-11-26", "00:00", "active"]
+    assert lines[0][3:] == ["0.00", "25.00", "per", "1mo", "2026-12-01", "00:00", "active"]
+    assert lines[1] == ["0.000000001", "per", "1d", "2026-11-26", "00:00"]
+    assert lines[2][3:] == ["0.00", "3.50", "active"]
+    assert lines[3][3:] == ["0.00", "active"]
+
+
+@pytest.mark.parametrize(
+    ("spend", "shown"),
+    [
+        (0.1 + 0.2, "0.30"),
+        (1e-9, "0.000000001"),
+        (-0.5, "-0.50"),
+        (7, "7.00"),
+        (float("nan"), "?"),
+        (float("inf"), "?"),
+        ("7", "?"),
+        (True, "?"),
+        (None, "?"),
+    ],
+)
+def test_money_of_the_api(capsys: pytest.CaptureFixture[str], spend: object, shown: str) -> None:
+    (line,) = keys_shown(capsys, key(spend=spend))
+    assert line[3] == shown
+
+
+def test_a_narrow_terminal_cuts_nothing_of_a_key(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    terminal.show_keys([key(max_budget=25, budget_duration="1mo", budget_reset_at="2026-12-01T00:00:00Z")], NOW)
+    out = capsys.readouterr().out
+    for whole in ("sk-...abcd", "abababababab", "25.00 per 1mo", "2026-12-01 00:00", "active"):
+        assert whole in out
+    assert "…" not in out
+
+
+def test_how_the_budgets_of_a_key_stand(capsys: pytest.CaptureFixture[str]) -> None:
+    budgets = [
+        {
+            "max_budget": 25.0,
+            "budget_duration": "1mo",
+            "spent": 3.5,
+            "held": 0.000000001,
+            "reset_at": "2026-12-01T00:00:00Z",
+        },
+        {"max_budget": None, "soft_budget": 2.0, "budget_duration": None, "spent": 0, "held": 0, "reset_at": None},
+    ]
+    terminal.show_key({"spend": 3.5, "budgets": budgets})
+    assert [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()] == [
+        "spend 3.5 USD",
+        "budgets 25.00 per 1mo: spent 3.5, held 0.000000001, resets 2026-12-01 00:00",
+        "no limit: spent 0.0, held 0.0, warns at 2.0",
+    ]
+
+
+def test_sums_of_the_api(capsys: pytest.CaptureFixture[str]) -> None:
+    alice: dict[str, Any] = {
+        "id": "a1",
+        "alias": "alice",
+        "exchanges": 1200,
+        "failures": 3,
+        "prompt_tokens": 5_000,
+        "completion_tokens": 70,
+        "spend_nano": 1_000_000_001,
+    }
+    rows = [
+        alice,
+        {"id": "[b]\x1b", "exchanges": 1, "failures": None, "spend_nano": 500_000_000, "unpriced": 2},
+        {"id": "", "exchanges": 1, "spend_nano": 0, "unpriced": 1},
+        {"id": "x", "exchanges": "many", "spend_nano": 0.5},
+    ]
+    terminal.show_sums("key", rows, alice, "a note")
+    lines = [line.split() for line in capsys.readouterr().out.splitlines() if line.strip()]
+    assert lines[1] == ["key", "calls", "failed", "input", "output", "cost"]
+    assert [line for line in lines[3:] if "─" not in line[0]] == [
+        ["alice", "1,200", "3", "5,000", "70", "1.000000001"],
+        ["[b]\ufffd", "1", "?", "?", "?", "0.500000000", "+", "?"],
+        ["(none)", "1", "?", "?", "?", "unpriced"],
+        ["x", "?", "?", "?", "?", "?"],
+        ["all", "exchanges", "1,200", "3", "5,000", "70", "1.000000001"],
+        ["a", "note"],
+    ]
+
+
+def test_names_are_shown_as_they_are(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    terminal.show_keys([key(key_alias=":bomb: [/] \\[b]", user_id="\N{CJK UNIFIED IDEOGRAPH-6F22}")], NOW)
+    terminal.show_key({"key_alias": ":bomb:"})
+    out = capsys.readouterr().out
+    assert ":bomb: [/] \\[b]" in out
+    assert out.count(":bomb:") == 2
+
+
+def test_text_that_would_steer_a_terminal() -> None:
+    assert terminal.plain("a\x1b\x9b\x7f\u202e\u2066\ud800\n[b]é漢") == "a" + "\ufffd" * 7 + "[b]é漢"

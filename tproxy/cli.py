@@ -1,30 +1,30 @@
 """The commands. Each reads its arguments, does one thing of the floors below, and says what came of it.
 
 Exit codes: 0 done; 1 it failed while running; 2 the configuration or the arguments are at fault.
+
+What a command needs is imported where it is used: the server takes a second of it, and most commands do not.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
-import trio
 import typer
 
 from tproxy import __version__, terminal
-from tproxy.assembly import prices
-from tproxy.protocol.pricing import PriceFault
-from tproxy.sandbox.server import serve_sandbox
-from tproxy.server import serve
-from tproxy.settings import Settings, SettingsFault, load, load_books
+from tproxy.client import DEFAULT_URL
+from tproxy.commands import keys
+from tproxy.commands.spend import By, spend_by
+from tproxy.money import usd
 from tproxy.store import reading
-from tproxy.store.keyfile import load_keys
-from tproxy.store.migrate import LedgerUnusable
+
+if TYPE_CHECKING:
+    from tproxy.settings import Settings
 
 app = typer.Typer(
     name="tproxy",
@@ -33,6 +33,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+app.add_typer(keys.app, name="keys")
 
 ConfigOption = Annotated[Path, typer.Option("--config", "-c", help="The configuration file.")]
 DEFAULT_CONFIG = Path("config.toml")
@@ -51,6 +53,12 @@ def serve_command(
     sandbox: Annotated[bool, typer.Option(help="Use the built-in sandbox as the upstream: no key needed.")] = False,
 ) -> None:
     """Run the server until SIGTERM or SIGINT, which let running streams finish."""
+    import trio
+
+    from tproxy.protocol.pricing import PriceFault
+    from tproxy.server import serve
+    from tproxy.settings import SettingsFault
+    from tproxy.store.migrate import LedgerUnusable
 
     announce = _announce_demo if sandbox else _announce
     try:
@@ -89,6 +97,9 @@ def sandbox_command(
     paced: Annotated[bool, typer.Option(help="Stream at a reader's pace unless a request says otherwise.")] = False,
 ) -> None:
     """Run the scripted upstream alone, until interrupted."""
+    import trio
+
+    from tproxy.sandbox.server import serve_sandbox
 
     async def run() -> None:
         async with trio.open_nursery() as nursery:
@@ -111,6 +122,11 @@ def sandbox_command(
 @app.command()
 def check(config: ConfigOption = DEFAULT_CONFIG) -> None:
     """Read and check the configuration and the files that it names; print every fault with its place."""
+    from tproxy.assembly import prices
+    from tproxy.protocol.pricing import PriceFault
+    from tproxy.settings import SettingsFault, load
+    from tproxy.store.keyfile import load_keys
+
     faults: list[str] = []
     try:
         settings = load(config)
@@ -137,22 +153,37 @@ def spend(
     config: ConfigOption = DEFAULT_CONFIG,
     id: Annotated[str | None, typer.Option(help="One exchange in full: its x-tproxy-id, or the start of it.")] = None,
     last: Annotated[int | None, typer.Option(min=1, help="The newest exchanges, one a line.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
+    by: Annotated[By | None, typer.Option(help="What each came to; asks the running server at --url.")] = None,
+    since: Annotated[str | None, typer.Option(help="With --by: from this day (UTC), or so many days: 7d.")] = None,
+    until: Annotated[str | None, typer.Option(help="With --by: to the end of this day.")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=1000, help="With --by: how many at most, the dearest.")] = 50,
+    url: keys.Url = DEFAULT_URL,
+    as_json: keys.Json = False,
 ) -> None:
-    """Show what was spent, by day and model; or the newest exchanges; or one exchange."""
+    """Show what was spent, by day and model; or the newest exchanges; or one exchange; or, --by, what each came to."""
+    if by is not None:
+        if id is not None or last is not None:
+            raise typer.BadParameter("it goes with neither --id nor --last", param_hint="--by")
+        spend_by(by, url, since=since, until=until, limit=limit, as_json=as_json)
+        return
+    if since is not None or until is not None:
+        raise typer.BadParameter("they need --by", param_hint="--since, --until")
+    from tproxy.settings import SettingsFault, load_books
+    from tproxy.store.migrate import LedgerUnusable
+
     try:
         database, timezone = load_books(config)
         if id is not None:
             row = reading.exchange(database, id)
             if row is None:
                 raise ValueError(f"no exchange has the id {id}")
-            _out(row) if as_json else terminal.show_exchange(row)
+            keys.out(row) if as_json else terminal.show_exchange(row)
         elif last is not None:
             rows = reading.recent(database, last)
-            _out(rows) if as_json else terminal.show_recent(rows)
+            keys.out(rows) if as_json else terminal.show_recent(rows)
         else:
             days = reading.spend_by_day(database, tz=timezone)
-            _out(_as_json(days)) if as_json else terminal.show_days(days)
+            keys.out(_as_json(days)) if as_json else terminal.show_days(days)
     except SettingsFault as fault:
         _faults(ExceptionGroup("", [fault]))
     except (LedgerUnusable, ValueError) as fault:
@@ -165,7 +196,7 @@ def _as_json(days: list[reading.DayModel]) -> dict[str, object]:
 
     def row(day: reading.DayModel) -> dict[str, object]:
         known = day.cost_nano or not day.unpriced
-        cost = {"cost_nano": day.cost_nano, "cost_usd": terminal.usd(day.cost_nano)}
+        cost = {"cost_nano": day.cost_nano, "cost_usd": usd(day.cost_nano)}
         return asdict(day) | {"day": day.day.isoformat()} | (cost if known else dict.fromkeys(cost))
 
     total = sum(day.cost_nano for day in days if not day.sandbox)
@@ -173,13 +204,9 @@ def _as_json(days: list[reading.DayModel]) -> dict[str, object]:
     return {
         "days": [row(day) for day in days],
         "total_cost_nano": total,
-        "total_cost_usd": terminal.usd(total),
+        "total_cost_usd": usd(total),
         "sandbox_cost_nano": sandbox,
     }
-
-
-def _out(content: object) -> None:
-    typer.echo(json.dumps(content, indent=2))
 
 
 def _leaves(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:

@@ -1,4 +1,4 @@
-"""The ledger for people: tables for a terminal. Programs get JSON from the same rows (`cli.py`).
+"""The ledger and the keys for people: tables for a terminal. Programs get JSON of the same (`cli.py`, `commands/`).
 
 Money is never rounded and never cut: a column of it has as many decimals as its longest figure, and a terminal that is
 too narrow wraps the line instead. What is not known is not shown as 0.
@@ -6,18 +6,29 @@ too narrow wraps the line instead. What is not known is not shown as 0.
 
 from __future__ import annotations
 
+import json
+import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
+from decimal import Decimal
 from typing import Any
 
 from rich import box, markup
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
+from tproxy.money import NANO, usd
 from tproxy.store.reading import DayModel
 
 _LEAST_DECIMALS = 2
+
+# Control characters of terminals, those that turn the direction of text, and halves of pairs, which have no encoding.
+_UNSAFE = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+# The fields of a key that are dollars, in the API's JSON.
+_DOLLARS = frozenset({"spend", "max_budget", "soft_budget"})
 
 # What is derived in `show_exchange`: the name, and the two columns whose distance it is.
 _DURATIONS = (
@@ -25,13 +36,6 @@ _DURATIONS = (
     ("time to first content", "accepted_us", "first_content_us"),
     ("time in all", "accepted_us", "ended_us"),
 )
-
-
-def usd(nano: int, decimals: int = 0) -> str:
-    """Nano-dollars as dollars, exactly, with at least so many decimals: 13408000 -> `0.013408`."""
-    sign, nano = ("-", -nano) if nano < 0 else ("", nano)
-    fraction = f"{nano % 10**9:09d}".rstrip("0").ljust(max(decimals, 1), "0")
-    return f"{sign}{nano // 10**9}.{fraction}"
 
 
 def show_days(days: Sequence[DayModel]) -> None:
@@ -95,9 +99,162 @@ def show_exchange(row: dict[str, Any]) -> None:
     _print(table)
 
 
+def show_keys(rows: Sequence[Mapping[str, Any]], now: datetime | None = None) -> None:
+    """Print keys as the API lists them, one a line; a key with several budgets has one of them on each line of its own.
+
+    Args:
+        now: when it is, for the keys that have expired.
+    """
+    table = _table("Virtual keys, in USD", f"{len(rows):,} keys" if len(rows) != 1 else "1 key")
+    table.add_column("alias", overflow="fold", min_width=10)
+    table.add_column("key", no_wrap=True)
+    table.add_column("hash", no_wrap=True)
+    for heading in ("team", "user"):
+        table.add_column(heading, overflow="fold", min_width=6)
+    table.add_column("spend", justify="right", no_wrap=True)
+    table.add_column("budget", justify="right", no_wrap=True)
+    table.add_column("resets", no_wrap=True)
+    table.add_column("state", no_wrap=True)
+    spends = [_nano(row.get("spend")) for row in rows]
+    decimals = _decimals(nano for nano in spends if nano is not None)
+    now = now or datetime.now(UTC)
+    for row, nano in zip(rows, spends, strict=True):
+        budgets = _budgets(row)
+        table.add_row(
+            _field(row.get("key_alias")),
+            _field(row.get("key_name")),
+            _field(row.get("token"))[:12],
+            _field(row.get("team_id")),
+            _field(row.get("user_id")),
+            _cost(nano, decimals),
+            "\n".join(_plain(text) for text, _ in budgets),
+            "\n".join(_minute(reset) for _, reset in budgets),
+            _state(row, now),
+        )
+    _print(table)
+
+
+def show_key(row: Mapping[str, Any]) -> None:
+    """Print what the API tells of one key; what is not set is left out."""
+    table = Table(show_header=False, box=None, pad_edge=False)
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in row.items():
+        if value is None or value in ("", [], {}):
+            continue
+        nano = _nano(value) if name in _DOLLARS else None
+        if nano is not None:
+            shown = f"{usd(nano)} USD"
+        elif isinstance(value, str):
+            shown = value
+        elif name == "budgets":
+            table.add_row(_plain(name), "\n".join(_plain(_standing(budget)) for budget in _dicts(value)))
+            continue
+        elif isinstance(value, list) and all(isinstance(entry, str) for entry in value):
+            shown = ", ".join(value)
+        else:
+            shown = json.dumps(value, ensure_ascii=False)
+        table.add_row(_plain(name), _plain(shown))
+    _print(table)
+
+
+def show_sums(by: str, rows: Sequence[Mapping[str, Any]], total: Mapping[str, Any], note: str | None = None) -> None:
+    """Print what each of a kind came to, as the API gives it.
+
+    Args:
+        by: the kind, which is the heading of the names.
+        total: what all exchanges of these days came to, also those of nobody in `rows`.
+        note: what is to be said below.
+    """
+    table = _table(f"Spend by {by}, in USD", note)
+    table.add_column(by, overflow="fold", min_width=16)
+    for heading in ("calls", "failed", "input", "output", "cost"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    decimals = _decimals(nano for row in (*rows, total) if (nano := _whole(row.get("spend_nano"))) is not None)
+    for row in rows:
+        table.add_row(_field(row.get("alias") or row.get("id")) or "(none)", *_sum_figures(row, decimals))
+    table.add_section()
+    table.add_row("all exchanges", *_sum_figures(total, decimals))
+    _print(table)
+
+
+def _sum_figures(row: Mapping[str, Any], decimals: int) -> list[str]:
+    nano, unpriced = _whole(row.get("spend_nano")), row.get("unpriced")
+    counts = (_whole(row.get(name)) for name in ("exchanges", "failures", "prompt_tokens", "completion_tokens"))
+    cost = "unpriced" if unpriced and not nano else _cost(nano, decimals) + (" + ?" if unpriced else "")
+    return [*("?" if count is None else f"{count:,}" for count in counts), cost]
+
+
+def plain(text: str) -> str:
+    """Text that others chose, made safe for a terminal: each character that would steer it is shown as `\ufffd`."""
+    return _UNSAFE.sub("\ufffd", text)
+
+
 def _plain(text: str) -> str:
-    """Text that clients chose, made safe to show: no markup of rich's, and no control character of a terminal's."""
-    return markup.escape(re.sub(r"[\x00-\x1f\x7f-\x9f]", "\ufffd", text))
+    """The same, and no markup of rich's."""
+    return markup.escape(plain(text))
+
+
+def _field(value: object) -> str:
+    return "" if value is None else _plain(str(value))
+
+
+def _whole(value: object) -> int | None:
+    return value if isinstance(value, int) else None
+
+
+def _nano(dollars: object) -> int | None:
+    """The nano-dollars nearest to an amount in JSON; None where it is none."""
+    if isinstance(dollars, bool) or not isinstance(dollars, int | float) or not math.isfinite(dollars):
+        return None
+    return round(Decimal(str(dollars)) * NANO)
+
+
+def _budgets(row: Mapping[str, Any]) -> list[tuple[str, object]]:
+    """Each budget of a key, such as `25.00 per 1mo`, and when it starts anew."""
+    first = {**row, "reset_at": row.get("budget_reset_at")}
+    budgets = _dicts(row.get("budgets")) or [first, *_dicts(row.get("budget_limits"))]
+    amounts = [(_nano(budget.get("max_budget")), budget) for budget in budgets]
+    return [(_amount(nano, budget), budget.get("reset_at")) for nano, budget in amounts if nano is not None]
+
+
+def _amount(nano: int, budget: Mapping[str, Any]) -> str:
+    period = budget.get("budget_duration")
+    return usd(nano, _LEAST_DECIMALS) + (f" per {period}" if period else "")
+
+
+def _standing(budget: Mapping[str, Any]) -> str:
+    """How a budget stands: `25.00 per 1mo: spent 3.5, held 0.1, resets 2026-12-01 00:00`."""
+    limit, soft = _nano(budget.get("max_budget")), _nano(budget.get("soft_budget"))
+    parts = [f"{name} {usd(nano)}" for name in ("spent", "held") if (nano := _nano(budget.get(name))) is not None]
+    if soft is not None:
+        parts.append(f"warns at {usd(soft)}")
+    if budget.get("reset_at"):
+        parts.append(f"resets {str(budget['reset_at'])[:16].replace('T', ' ')}")
+    return f"{'no limit' if limit is None else _amount(limit, budget)}: {', '.join(parts)}"
+
+
+def _dicts(value: object) -> list[dict[str, Any]]:
+    return [entry for entry in value if isinstance(entry, dict)] if isinstance(value, list) else []
+
+
+def _minute(moment: object) -> str:
+    """A moment of the API, such as `2026-12-01T00:00:00Z`, to the minute."""
+    return _field(moment)[:16].replace("T", " ")
+
+
+def _state(row: Mapping[str, Any], now: datetime) -> str:
+    if row.get("blocked"):
+        return "blocked"
+    expires = row.get("expires")
+    try:
+        moment = datetime.fromisoformat(expires) if isinstance(expires, str) else None
+    except ValueError:
+        moment = None
+    if moment is None:
+        return "active, in the file" if row.get("in_key_file") else "active"
+    moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    return "expired" if moment <= now else f"until {moment.astimezone(UTC):%Y-%m-%d}"
 
 
 def _table(title: str, caption: str | None) -> Table:
@@ -105,10 +262,14 @@ def _table(title: str, caption: str | None) -> Table:
 
 
 def _print(table: Table) -> None:
-    console = Console()
+    console = Console(emoji=False)  # a name such as `:x:` is shown as it is
+    for column in table.columns:
+        if column.no_wrap:  # rich would make it as narrow as its longest word, and cut the rest
+            lines = (line for cell in (column.header, *column.cells) for line in str(cell).splitlines())
+            column.min_width = max((Text.from_markup(line, emoji=False).cell_len for line in lines), default=None)
     # Measured by a console that has room, so that the least is what the columns need, not what they would get.
-    least = Console(width=1000).measure(table).minimum
-    Console(width=max(console.width, least)).print(table)
+    least = Console(width=1000, emoji=False).measure(table).minimum
+    Console(width=max(console.width, least), emoji=False).print(table)
 
 
 def _figures(days: Sequence[DayModel], decimals: int) -> list[str]:

@@ -110,8 +110,13 @@ def router(desk: Desk) -> APIRouter:
 
         def read(connection: sqlite3.Connection) -> object:
             users, total = records.listed(connection, desk, USER, page, page_size, user_ids or None)
+            teams: dict[str, list[str]] = {each["user_id"]: [] for each in users}
+            for user, team in subject_rows.memberships(connection):
+                if user in teams:
+                    teams[user].append(team)
             for each in users:
                 each["key_count"] = subject_rows.count(connection, KEY, user=each["user_id"])
+                each["teams"] = teams[each["user_id"]]
             return records.paged("users", users, total, page, page_size)
 
         return await told(desk, read)

@@ -200,6 +200,14 @@ def teams_of(connection: sqlite3.Connection, user: str) -> list[Subject]:
     return [from_document(document) for (document,) in rows.fetchall()]
 
 
+def memberships(connection: sqlite3.Connection) -> Iterator[tuple[str, str]]:
+    """The user and the team of all memberships, each once."""
+    return connection.execute(
+        "SELECT DISTINCT json_extract(value, '$.user'), subject.id "
+        "FROM subject, json_each(document, '$.members') WHERE subject.kind = 'team' ORDER BY subject.id"
+    )
+
+
 def documents(connection: sqlite3.Connection, kind: str) -> Iterator[tuple[str, str]]:
     """The id and the document of all subjects of a kind, in no order."""
     return iter(connection.execute("SELECT id, document FROM subject WHERE kind = ?", (kind,)))
