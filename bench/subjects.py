@@ -143,16 +143,33 @@ async def _accepting(address: Address, process: Running) -> None:
 
 # ------------------------------------------------------------------------------------------------------ tproxy
 
-# As in production: the ledger on disk and a log line for each exchange. `open`: no key is looked up.
+# As in production: the ledger on disk and a log line for each exchange.
 TPROXY = """
 bind = ["127.0.0.1:0"]
 worker_class = "trio"
 [tproxy]
-access = "open"
+{access}
 database = "sqlite:ledger.db"
 [tproxy.upstream]
 base_url = "http://{host}:{port}"
 api_keys = ["sk-ant-bench"]
+"""
+
+# Two ways to let the load in: no key is looked up; or all that a key can be held to, in figures that nobody reaches.
+OPEN = 'access = "open"'
+KEYS = 'key_file = "keys.toml"'
+KEY_FILE = """
+[[key]]
+alias = "bench"
+key = "sk-bench"
+max_budget = 1000000
+budget_duration = "1mo"
+budget_limits = [{ budget_duration = "1d", max_budget = 100000 }]
+rpm_limit = 100000000
+tpm_limit = 100000000000
+max_parallel_requests = 100000
+tags = ["bench"]
+models = ["claude-*"]
 """
 
 _AUDIT = """
@@ -166,14 +183,19 @@ def _tproxy_version() -> str | None:
     return f"tproxy {importlib.metadata.version('tproxy')}"
 
 
-@asynccontextmanager
-async def _tproxy(home: Path, upstream: Address, cores: frozenset[int]) -> AsyncIterator[Served]:
-    host, port = upstream
-    file = home / "config.toml"
-    file.write_text(TPROXY.format(host=host, port=port))
-    program = Path(sys.executable).with_name("tproxy")
-    async with running("tproxy", [str(program), "serve", "--config", str(file)], cores, home) as process:
-        yield Served(address_in(await process.line()), process)
+def _tproxy(access: str) -> Start:
+    @asynccontextmanager
+    async def start(home: Path, upstream: Address, cores: frozenset[int]) -> AsyncIterator[Served]:
+        host, port = upstream
+        file, keys = home / "config.toml", home / "keys.toml"
+        file.write_text(TPROXY.format(host=host, port=port, access=access))
+        keys.touch(mode=0o600)
+        keys.write_text(KEY_FILE)
+        program = Path(sys.executable).with_name("tproxy")
+        async with running("tproxy", [str(program), "serve", "--config", str(file)], cores, home) as process:
+            yield Served(address_in(await process.line()), process)
+
+    return start
 
 
 def audit_ledger(home: Path, tally: Tally) -> list[str]:
@@ -201,5 +223,6 @@ def audit_ledger(home: Path, tally: Tally) -> list[str]:
 SUBJECTS = (
     Subject(name="direct", version=lambda: "the upstream itself", start=_direct),
     Subject(name="nginx", version=_nginx_version, start=_nginx),
-    Subject(name="tproxy", version=_tproxy_version, start=_tproxy, audit=audit_ledger),
+    Subject(name="tproxy", version=_tproxy_version, start=_tproxy(OPEN), audit=audit_ledger),
+    Subject(name="tproxy, budgets", version=_tproxy_version, start=_tproxy(KEYS), audit=audit_ledger),
 )
