@@ -1,11 +1,11 @@
 """LiteLLM's page on its Anthropic passthrough, from which the project started: what it shows works here.
 
-Each of its curl lines is the exact request that curl makes of it, each of its Python examples is run. What needs the
-management API to make a key takes the key from a key file.
+Each of its curl lines is the exact request that curl makes of it, each of its Python examples is run.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ import pytest
 
 from tests.e2e.agree import agrees
 from tests.e2e.house import House, open_house
-from tests.e2e.raw import Answer, ask
+from tests.e2e.raw import Answer, ask, request
 from tests.e2e.sdk import HELLO, call
 
 MODEL = "claude-3-5-sonnet-20241022"
@@ -90,8 +90,8 @@ def curl(target: str, data: bytes, *headers: tuple[str, str]) -> bytes:
     return f"POST {target} HTTP/1.1\r\n{head}\r\n".encode() + data
 
 
-async def served(house: House, request: bytes) -> tuple[Answer, dict[str, Any]]:
-    answer = await ask(house.address, request)
+async def served(house: House, said: bytes) -> tuple[Answer, dict[str, Any]]:
+    answer = await ask(house.address, said)
     return answer, await house.row(answer.id)
 
 
@@ -127,11 +127,11 @@ async def test_a_stream(tmp_path: Path) -> None:
 
 
 async def test_token_counting(tmp_path: Path) -> None:
-    request = curl(
+    said = curl(
         f"{MESSAGES}/count_tokens", COUNT, KEY, VERSION, ("anthropic-beta", "token-counting-2024-11-01"), CONTENT
     )
     async with open_house(tmp_path) as house:
-        answer, row = await served(house, request)
+        answer, row = await served(house, said)
     assert json.loads(answer.body)["input_tokens"] > 0
     assert (row["cost_nano"], row["certainty"], row["model_asked"]) == (0, "exact", MODEL)
 
@@ -152,17 +152,27 @@ async def test_batches(tmp_path: Path) -> None:
     assert ids == {"my-first-request", "my-second-request"}
 
 
-async def test_a_virtual_key(tmp_path: Path) -> None:
-    key = "sk-1234ewknldferwedojwojw"
-    file = tmp_path / "keys.toml"
-    file.touch(mode=0o600)
-    file.write_text(f'[[key]]\nalias = "developer"\nkey = "{key}"\n')
-    async with open_house(tmp_path, tproxy='key_file = "keys.toml"\nmaster_key = "sk-1234"') as house:
+async def test_virtual_keys_command_by_command(tmp_path: Path) -> None:
+    """Make one with the master key, use it, and find what it spent."""
+    master = ("Authorization", "Bearer sk-1234")
+    async with open_house(tmp_path, tproxy='master_key = "sk-1234"') as house:
+        made = await ask(house.address, curl("/key/generate", b"{}", master, ("Content-Type", "application/json")))
+        assert made.status == 200
+        key = json.loads(made.body)["key"]
         answer, row = await served(house, curl(MESSAGES, HELLO_WORLD, *JSON, ("Authorization", f"bearer {key}")))
         agree(house, row)
         refused = await ask(house.address, curl(MESSAGES, HELLO_WORLD, *JSON, BEARER))
+        logs = await ask(house.address, request("GET", f"/spend/logs?request_id={answer.id}", [master]))
     assert (answer.status, refused.status) == (200, 401)
-    assert row["caller_alias"] == "developer"
+    [spent] = json.loads(logs.body)
+    usage = json.loads(answer.body)["usage"]
+    assert answer.get("x-litellm-call-id").decode() == spent["request_id"]
+    assert spent["api_key"] == hashlib.sha256(key.encode()).hexdigest()
+    assert (spent["prompt_tokens"], spent["completion_tokens"]) == (usage["input_tokens"], usage["output_tokens"])
+    assert spent["total_tokens"] == usage["input_tokens"] + usage["output_tokens"]
+    assert spent["spend"] == row["cost_nano"] / 1e9 > 0
+    assert spent["custom_llm_provider"] == "anthropic"
+    assert spent["startTime"] < spent["endTime"]
 
 
 async def test_litellm_metadata(tmp_path: Path) -> None:

@@ -121,8 +121,11 @@ async def test_users_are_listed(tmp_path: Path) -> None:
         for n in range(3):
             o.clock.pass_seconds(1)
             await o.post("/user/new", user_id=f"u{n}", auto_create_key=n == 1)
+        for team in ("red", "blue"):
+            await o.post("/team/new", team_id=team, members_with_roles=[{"role": "user", "user_id": "u1"}])
         page = (await o.get("/user/list", page=1, page_size=2)).ok
-        assert [(each["user_id"], each["key_count"]) for each in page.pop("users")] == [("u2", 0), ("u1", 1)]
+        shown = [(each["user_id"], each["key_count"], each["teams"]) for each in page.pop("users")]
+        assert shown == [("u2", 0, []), ("u1", 1, ["blue", "red"])]
         assert page == {"total": 3, "page": 1, "page_size": 2, "total_pages": 2}
         assert [each["user_id"] for each in (await o.get("/user/list", user_ids="u0")).ok["users"]] == ["u0"]
         assert set((await o.get("/user/available_roles")).ok) >= {"proxy_admin", "internal_user"}
