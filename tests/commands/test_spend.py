@@ -62,7 +62,7 @@ def test_what_is_asked_for(server: FakeApi, by: str) -> None:
     run(server, "--by", by)
     run(server, "--by", by, "--since", "2026-11-01", "--until", "2026-11-25", "--limit", "7")
     assert [asked.query for asked in server.asked] == [
-        {"by": by, "limit": "100"},
+        {"by": by, "limit": "50"},
         {"by": by, "since": "2026-11-01", "until": "2026-11-25", "limit": "7"},
     ]
 

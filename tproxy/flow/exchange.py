@@ -169,7 +169,7 @@ class Exchange:
             raise LoopDetected("The request has come back to this proxy. Its upstream.base_url leads to itself.")
         if services.ring.access == "open":
             check_open(request.is_local, header.get(request.headers, b"origin"))
-        self.caller, credential = services.ring.identify(request.headers, self.course.accepted_us)
+        self.caller, credential = services.ring.identify(request.headers, services.clock())
         return credential
 
     async def _admit(self, read: Read | None, credential: Credential) -> Admission:
