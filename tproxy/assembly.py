@@ -9,6 +9,7 @@ import os
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo
 
@@ -20,8 +21,9 @@ from tproxy.flow.admit import Governance
 from tproxy.flow.body import Held
 from tproxy.flow.exchange import Services
 from tproxy.flow.expect import Expectations
-from tproxy.flow.identify import KeyRing
+from tproxy.flow.identify import KeyRing, shown
 from tproxy.flow.limits import Limiter
+from tproxy.flow.line import Line
 from tproxy.flow.outgoing import Upstream
 from tproxy.flow.proxy import Proxy
 from tproxy.manage.app import build
@@ -34,7 +36,7 @@ from tproxy.store.base import Standing
 from tproxy.store.directory import Directory, open_directory
 from tproxy.store.keyfile import hash_key, load_keys
 from tproxy.store.sqlite import SqliteLedger, open_ledger
-from tproxy.store.subjects import NO_TERMS, Budget, Terms
+from tproxy.store.subjects import KEY, NO_TERMS, Budget, Terms
 from tproxy.wire.dial import tls_context
 from tproxy.wire.pool import Bounds, Origin, Pool
 
@@ -71,6 +73,7 @@ class House:
         self._pseudonym = b"tproxy-" + os.urandom(4).hex().encode()
         self._limiter = Limiter()
         self._expectations = Expectations()
+        self._line = Line()
 
     async def open(self) -> None:
         """Load who is known, and take the settings for the first time.
@@ -79,6 +82,7 @@ class House:
             SettingsFault, PriceFault: files named by the settings have faults.
         """
         self.directory = await open_directory(self.settings.database_path, self.ledger, zone=self.zone, clock=now_us)
+        self.directory.on_rotated = partial(self._limiter.move, KEY)
         services = await self._taken(self.settings)
         self.proxy = Proxy(services, Manage(self._unready, build(self._desk())))
 
@@ -87,10 +91,15 @@ class House:
 
         Raises:
             SettingsFault, PriceFault, OSError: a file named by them has faults; nothing has changed.
+            LedgerUnavailable: the budgets of the file could not be written; its keys may have been taken.
         """
-        services = await self._taken(settings)
+        before, self.settings = self.settings, settings  # the time zone is asked for while budgets are written
+        try:
+            services = await self._taken(settings)
+        except BaseException:
+            self.settings = before
+            raise
         old, self.proxy.services = self.proxy.services, services
-        self.settings = settings
         return old.upstream.pool
 
     async def aclose(self) -> None:
@@ -125,6 +134,7 @@ class House:
                 self.directory,
                 self._limiter,
                 self._expectations,
+                self._line,
                 book,
                 budget_mode=settings.budgets.mode,
                 budget_wait=settings.budgets.wait,
@@ -193,11 +203,13 @@ def _proxy_terms(settings: Settings) -> Terms:
     return Terms(budgets=(Budget(period=budgets.budget_duration, limit_nano=budgets.max_budget),))
 
 
-def _warn_of_soft_limit(standing: Standing) -> None:
+def _warn_of_soft_limit(house: House | None, standing: Standing) -> None:
+    find = None if house is None else house.directory.find
+    subject = None if find is None else find(standing.kind, standing.subject)
     log.warning(
         "a budget has passed its soft limit",
         kind=standing.kind,
-        subject=standing.subject,
+        subject=standing.subject if subject is None else shown(subject),
         period=standing.period,
         soft_usd=usd(standing.soft_nano or 0),
         spent_usd=usd(standing.spent_nano),
@@ -236,7 +248,7 @@ async def open_house(
         zone=zone,
         max_customers=settings.limits.max_customers,
         on_fault=lambda what: log.error("ledger", what=what),
-        on_soft=_warn_of_soft_limit,
+        on_soft=lambda standing: _warn_of_soft_limit(house, standing),
     ) as ledger:
         if ledger.recovered:
             log.warning("exchanges of a process that died are closed as lost", count=ledger.recovered)

@@ -120,7 +120,10 @@ def sandbox_command(
 
 
 @app.command()
-def check(config: ConfigOption = DEFAULT_CONFIG) -> None:
+def check(
+    config: ConfigOption = DEFAULT_CONFIG,
+    sandbox: Annotated[bool, typer.Option(help="As it is for serve --sandbox, which needs no real key.")] = False,
+) -> None:
     """Read and check the configuration and the files that it names; print every fault with its place."""
     from tproxy.assembly import prices
     from tproxy.protocol.pricing import PriceFault
@@ -129,7 +132,7 @@ def check(config: ConfigOption = DEFAULT_CONFIG) -> None:
 
     faults: list[str] = []
     try:
-        settings = load(config)
+        settings = load(config, sandbox="http://127.0.0.1" if sandbox else None)
     except SettingsFault as fault:
         faults += str(fault).splitlines()
     else:

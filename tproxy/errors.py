@@ -1,6 +1,7 @@
 """Everything that can end an exchange early, named by who broke it.
 
-A fault is raised where it is found and answered in one place (`flow/exchange.py`). It knows its HTTP status,
+A fault is raised where it is found and answered where the request came in (`flow/proxy.py`; once it is admitted,
+`flow/exchange.py`). It knows its HTTP status,
 its Anthropic error type and its own code, so that an official SDK raises the typed exception that fits, and a
 program can tell tproxy's refusals from Anthropic's by `error.details.error_code`.
 

@@ -42,6 +42,8 @@ from tproxy.wire import inbound
 
 log = structlog.get_logger("tproxy.server")
 
+_LONG_KEY = 16  # characters, as of the keys that people choose
+
 
 def inbound_bounds(settings: Settings) -> inbound.Bounds:
     """What holds for every connection of a client."""
@@ -126,6 +128,8 @@ async def serve(config: Path, *, sandbox: bool, announce: Callable[[str, Setting
             async with trio.open_nursery() as server:
                 addresses = await _start(server, listening(house.proxy, settings, stopping), settings)
                 log.info("started", listening=addresses, access=settings.access, upstream=settings.upstream.base_url)
+                if settings.master_key is not None and len(settings.master_key.get_secret_value()) < _LONG_KEY:
+                    log.warning("the master key is short, and it opens everything: make a longer one")
                 if settings.access == "open" and not sandbox:
                     log.warning("access is open: whoever can reach a listening address spends the real key's money")
                 _tune_collector()

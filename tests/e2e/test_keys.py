@@ -76,6 +76,10 @@ async def test_a_key_in_its_time_of_grace_spends_the_budget_of_the_new_one(tmp_p
         _, info = await call(house, "GET", "/key/info", key=new)
         assert info["info"]["spend"] == sum(row["cost_nano"] for row in rows) / 1e9
         assert {row["caller_alias"] for row in rows} == {"a"}
+        _, by = await call(house, "GET", "/spend/by", by="key")
+        assert [(each["alias"], each["exchanges"]) for each in by["rows"]] == [("a", 3)]
+        _, logs = await call(house, "GET", "/spend/logs", api_key=new)
+        assert len(logs) == 3
 
 
 async def test_a_typo_is_told_from_a_key_that_is_not_known(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from tproxy.flow.exchange import Services
 from tproxy.flow.expect import Expectations
 from tproxy.flow.identify import KeyRing
 from tproxy.flow.limits import Limiter
+from tproxy.flow.line import Line
 from tproxy.flow.outgoing import Upstream
 from tproxy.flow.proxy import Proxy
 from tproxy.manage.health import Manage
@@ -152,7 +153,7 @@ async def stage(
             upstream_name="test",
             base_url=f"http://127.0.0.1:{upstream.origin.port}",
             ledger=ledger,
-            govern=Governance(directory, Limiter(), Expectations(), built_in()),
+            govern=Governance(directory, Limiter(), Expectations(), Line(), built_in()),
             clock=lambda: 1_795_000_000_000_000 + int(trio.current_time() * 1e6),
             draining=lambda: False,
             drain_on_disconnect=drain,

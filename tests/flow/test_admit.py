@@ -14,6 +14,7 @@ from tproxy.flow.admit import Admission, Asking, Governance, admit
 from tproxy.flow.expect import Expectations
 from tproxy.flow.identify import Caller
 from tproxy.flow.limits import Limiter
+from tproxy.flow.line import Line
 from tproxy.flow.route import Passage
 from tproxy.protocol.pricing import built_in
 from tproxy.protocol.request import read_request
@@ -30,7 +31,7 @@ class Door:
 
     def __init__(self, *known: Subject) -> None:
         self.ledger = MemoryLedger()
-        self.govern = Governance(Known(known), Limiter(), Expectations(), built_in())
+        self.govern = Governance(Known(known), Limiter(), Expectations(), Line(), built_in())
         for subject in known:
             self.ledger.set_budgets(subject)
 
@@ -43,7 +44,7 @@ class Door:
                 "accepted_us": 1_795_000_000_000_000,
                 "passage": passage,
                 "upstream": "https://api",
-                "caller": caller,
+                "identify": lambda: caller,
                 "headers": headers,
                 "facts": read_request(BODY),
                 "body": BODY,

@@ -44,10 +44,10 @@ def for_models(*models: str) -> Subject:
 )
 def test_the_list_of_models(models: tuple[str, ...], model: str | None, allowed: bool) -> None:
     if allowed:
-        check_model(caller(for_models(*models)), MESSAGES, model)
+        check_model([for_models(*models)], MESSAGES, model)
     else:
         with pytest.raises(errors.ModelNotAllowed):
-            check_model(caller(for_models(*models)), MESSAGES, model)
+            check_model([for_models(*models)], MESSAGES, model)
 
 
 @pytest.mark.parametrize(
@@ -71,10 +71,10 @@ def test_every_list_has_a_say(
         Subject(kind=USER, id="u", models=user_models),
     )
     if allowed:
-        check_model(who, MESSAGES, "claude-opus-5")
+        check_model(who.subjects, MESSAGES, "claude-opus-5")
     else:
         with pytest.raises(errors.ModelNotAllowed):
-            check_model(who, MESSAGES, "claude-opus-5")
+            check_model(who.subjects, MESSAGES, "claude-opus-5")
 
 
 @pytest.mark.parametrize(
@@ -92,18 +92,18 @@ def test_a_key_for_certain_models_may_not_run_what_cannot_be_read(method: str, p
     """A batch names a model in each of its requests; a top-level one says nothing about them."""
     passage = Passage(method, b"", path, None)
     if allowed:
-        check_model(caller(for_models("claude-opus-5")), passage, "claude-opus-5")
+        check_model([for_models("claude-opus-5")], passage, "claude-opus-5")
     else:
         with pytest.raises(errors.ModelNotAllowed):
-            check_model(caller(for_models("claude-opus-5")), passage, "claude-opus-5")
+            check_model([for_models("claude-opus-5")], passage, "claude-opus-5")
 
 
 def test_limits_by_model_want_to_know_the_model() -> None:
     limited = key("sk-search", "search", terms=Terms(model_rpm={"claude-opus-*": 1}))
-    check_model(caller(limited), MESSAGES, "claude-haiku-4-5")
+    check_model([limited], MESSAGES, "claude-haiku-4-5")
     for passage in (MESSAGES, Passage("POST", b"", b"/v1/messages/batches", None)):
         with pytest.raises(errors.ModelNotAllowed):
-            check_model(caller(limited), passage, None)
+            check_model([limited], passage, None)
 
 
 @pytest.mark.parametrize(

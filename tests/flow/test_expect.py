@@ -63,7 +63,7 @@ def expect(
 def learnt(*closings: Closing, of: bytes, caller: str = "key:a", model: str = OPUS) -> Expectations:
     expectations = Expectations()
     for each in closings:
-        expectations.learn(caller, model, of, each)
+        expectations.learn(caller, model, text_bytes(of), each)
     return expectations
 
 
@@ -154,7 +154,7 @@ def test_a_caller_with_few_is_not_expected_to_be_cheap() -> None:
 def test_a_new_caller_has_the_lengths_of_all_others_but_not_their_cache() -> None:
     of = body(cache_control=MARK)
     expectations = learnt(*[closing(100, 700, read=2_400)] * 8, of=of, caller="key:other")
-    assert expect(expectations, of) == Expected(2_500, 700, 2_500 * 6_250 + 700 * 25_000, 700 * 25_000)
+    assert expect(expectations, of) == Expected(2_500, 1_024, 2_500 * 6_250 + 1_024 * 25_000, 1_024 * 25_000)
     assert expect(expectations, of, model="claude-opus-5-5").input_tokens == 4_000
 
 
@@ -211,13 +211,13 @@ def test_what_is_kept_is_bounded_to_those_used_last() -> None:
     of = body()
     expectations = Expectations(pairs=2)
     for caller in ("a", "a", "a", "a", "b"):
-        expectations.learn(caller, OPUS, of, closing(10, 100))
+        expectations.learn(caller, OPUS, text_bytes(of), closing(10, 100))
     expect(expectations, of, caller="a")
-    expectations.learn("c", OPUS, of, closing(10, 100))
+    expectations.learn("c", OPUS, text_bytes(of), closing(10, 100))
     assert len(expectations) == 2
     assert expect(expectations, of, caller="a").input_tokens == 10
     for n in range(1_000):
-        expectations.learn("a", f"made-up-{n}", of, closing(10, 100))
+        expectations.learn("a", f"made-up-{n}", text_bytes(of), closing(10, 100))
     assert len(expectations) == 2
 
 
@@ -310,7 +310,7 @@ def test_a_dollar_is_served_until_it_is_used(at_once: int, cached: bool, lets_in
             assert real.cost_nano is not None
             assert real.cost_nano <= held * 1.02
             budget.settle(held, real.cost_nano)
-            expectations.learn("key:a", OPUS, of, real)
+            expectations.learn("key:a", OPUS, text_bytes(of), real)
             dearest = max(dearest, real.cost_nano)
     assert budget.held == 0
     assert budget.spent - DOLLAR < dearest
@@ -327,7 +327,7 @@ def test_once_learnt_the_expectation_is_close() -> None:
         assert real.cost_nano is not None
         assert expected.nano is not None
         assert real.cost_nano / 1.02 <= expected.nano < real.cost_nano * 1.1
-        expectations.learn("key:a", OPUS, of, real)
+        expectations.learn("key:a", OPUS, text_bytes(of), real)
 
 
 def test_a_hundred_callers_at_once_do_not_disturb_each_other() -> None:
@@ -336,7 +336,7 @@ def test_a_hundred_callers_at_once_do_not_disturb_each_other() -> None:
     expectations, session = Expectations(), Session(cached=True)
     for n in range(100):
         for warm in (False, True, True):
-            expectations.learn(f"key:{n}", OPUS, of, session.closing(warm))
+            expectations.learn(f"key:{n}", OPUS, text_bytes(of), session.closing(warm))
     for n in range(100, 110):
         cold = session.closing(warm=False)
         expected = expect(expectations, of, caller=f"key:{n}")

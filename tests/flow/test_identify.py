@@ -14,7 +14,7 @@ from tproxy.store.subjects import TEAM, USER, Subject
 NOW_US = 1_800_000_000_000_000
 MISSPELT = compose(bytes(range(32)))[:-2] + ("aa" if not compose(bytes(range(32))).endswith("aa") else "bb")
 
-TEAM_1 = Subject(kind=TEAM, id="t1", models=("claude-*",))
+TEAM_1 = Subject(kind=TEAM, id="t1", models=("claude-*",), tags=("a", "of the team"))
 KEYS = [
     key("sk-good", "good", team="t1", user="u1", tags=("a",), models=("claude-*",)),
     key("sk-blocked", "blocked", blocked=True),
@@ -37,7 +37,7 @@ def ring(access: str = "keys", api_keys: Sequence[str] = ("sk-ant-real",)) -> Ke
     return KeyRing(access, digest("sk-master"), KNOWN, api_keys)
 
 
-GOOD = Caller("key:" + digest("sk-good"), "good", "t1", "u1", ("a",), (KEYS[0], TEAM_1))
+GOOD = Caller("key:" + digest("sk-good"), "good", "t1", "u1", ("a", "of the team"), (KEYS[0], TEAM_1))
 
 Headers = list[Header]
 

@@ -689,3 +689,14 @@ def test_no_minute_holds_more_and_retry_after_is_right(
             for first, _ in sizes:
                 minute = [size for at, size in sizes if first <= at < first + 60.0 and size]
                 assert most is None or sum(minute) <= most or len(minute) == 1
+
+
+def test_a_key_that_is_rotated_takes_what_it_has_used_along() -> None:
+    limiter, terms = Limiter(), Terms(rpm=1, parallel=2, model_rpm={"claude-*": 1})
+    taken = limiter.take([key(terms, "old")], OPUS, 1, 1, 0)
+    limiter.move(KEY, "old", "new")
+    assert "old" not in repr(limiter._logs.keys())
+    assert refused(limiter, [key(terms, "new")], 59).message
+    limiter.take([key(terms, "old")], OPUS, 1, 1, 59).give_back()
+    taken.settle(1, 1, 59)
+    limiter.take([key(terms, "new")], OPUS, 1, 1, 60)

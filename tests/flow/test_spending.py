@@ -19,7 +19,11 @@ from tproxy.store.subjects import CUSTOMER, PROXY, TAG, TEAM, USER, Budget, Subj
 USD = 1_000_000_000
 # What WHOLE costs: 100 tokens in at 4, 9 tokens out at 20 dollars a million.
 COST = 100 * 4_000 + 9 * 20_000
-BODY = b'{"model":"claude-opus-5-5","max_tokens":10,"stream":true,"messages":[{"role":"user","content":"Hello"}]}'
+BODY = (
+    b'{"model":"claude-opus-5-5","max_tokens":10,"stream":true,"messages":[{"role":"user","content":"'
+    + b"Hello " * 20
+    + b'"}]}'
+)
 
 
 def budget(limit_nano: int, **terms: Any) -> Terms:

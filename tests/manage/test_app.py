@@ -15,6 +15,7 @@ from structlog.testing import capture_logs
 from tests.flow.known import Known
 from tests.manage.desk import MASTER, digest, office
 from tproxy.errors import RouteUnknown
+from tproxy.manage import faults
 from tproxy.manage.app import BODY_SECONDS, MAX_BODY, Gate, build
 from tproxy.manage.desk import Desk
 from tproxy.store.directory import Directory
@@ -332,6 +333,45 @@ async def test_a_key_in_a_path_is_not_repeated(tmp_path: Path) -> None:
         assert "secret" not in raised.value.message
 
 
+# What goes wrong, and what is said of it.
+SAID = {
+    "There is no team 'sk-1234567890abcdef'.": "There is no team 'sk-...'.",
+    'There is no team "sk-it\'s-a-key".': 'There is no team "sk-...".',
+    "There is no team '\\nsk-1234567890abcdef'.": "There is no team '\\nsk-...'.",
+    "sk-a, sk-b; (sk-c)": "sk-..., sk-...; (sk-...)",
+    "There is no team 'task-force'.": "There is no team 'task-force'.",
+    "key must begin with sk-": "key must begin with sk-",
+    "must not begin with sk-ant-: that is Anthropic's": "must not begin with sk-ant-: that is Anthropic's",
+    "the form of a generated key (sk- and 49 letters)": "the form of a generated key (sk- and 49 letters)",
+}
+
+
+@pytest.mark.parametrize(("message", "said"), SAID.items())
+def test_what_looks_like_a_key_is_not_said(message: str, said: str) -> None:
+    assert faults.masked(message) == said
+    page = json.loads(bytes(faults.answer(faults.Unprocessable(message, param="x")).body))
+    assert page["error"]["message"] == page["detail"][0]["msg"] == said
+
+
+async def test_a_key_where_an_id_belongs_is_not_repeated(tmp_path: Path) -> None:
+    async with office(tmp_path) as o:
+        secret = "sk-secret-that-came-into-the-wrong-field"
+        await o.make(key_alias=secret)
+        for answer in (
+            await o.get("/team/info", team_id=secret),
+            await o.get("/team/info", team_id=f"\n{secret}"),
+            await o.get("/user/info", user_id=secret),
+            await o.get("/customer/info", end_user_id=secret),
+            await o.post("/budget/update", budget_id=secret),
+            await o.post("/key/generate", budget_id=secret),
+            await o.post("/key/generate", key_alias=secret),
+            await o.post("/team/delete", team_ids=[secret]),
+            await o.post("/tag/delete", name=secret),
+        ):
+            assert answer.status in (400, 404)
+            assert "secret" not in answer.response.text
+
+
 async def test_the_page_describes_every_route_and_loads_nothing(tmp_path: Path) -> None:
     async with office(tmp_path) as o:
         document = (await o.ask("GET", "/openapi.json", who=None)).ok
@@ -341,7 +381,9 @@ async def test_the_page_describes_every_route_and_loads_nothing(tmp_path: Path) 
         text = page.response.text
         for path in document["paths"]:
             assert f"<code>{path}</code>" in text
-        for name in ("budget_mode", "cut_at_budget", "expected | hard | soft", "members_with_roles"):
+        for name in ("budget_mode", "cut_at_budget", "budget_wait", "itpm_limit", "otpm_limit", "role"):
+            assert f"<code>{name}</code>" in text
+        for name in ("expected | hard | soft", "admin | viewer", "members_with_roles"):
             assert name in text
         assert "http://" not in text
         assert "https://" not in text
@@ -352,7 +394,7 @@ async def test_the_page_describes_every_route_and_loads_nothing(tmp_path: Path) 
             path
             for path, methods in document["paths"].items()
             for each in methods.values()
-            if not each.get("description")
+            if not each.get("description") or not each.get("summary")
         ]
         assert unsaid == []
 

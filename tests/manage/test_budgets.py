@@ -74,3 +74,23 @@ async def test_a_change_is_one_of_all_who_share_it(tmp_path: Path) -> None:
         assert await limits() == [(5, 5, 4)] * 4
         page = (await o.get("/key/info", key=key)).ok["info"]
         assert (page["budget_id"], page["tpm_limit"]) == (None, 9)
+
+
+async def test_of_shared_budgets_it_stays_known_which_is_the_primary(tmp_path: Path) -> None:
+    async with office(tmp_path) as o:
+        day = [{"budget_duration": "1d", "max_budget": 1}]
+        await o.post("/budget/new", budget_id="b", budget_limits=[{"budget_duration": "1mo", "max_budget": 9}])
+        _, id = await o.make(budget_id="b")
+        _, own = await o.make(budget_id="b", budget_limits=day)
+
+        async def limits(id: str) -> tuple[float | None, list[str]]:
+            page = (await o.get("/key/info", key=id)).ok["info"]
+            return page["max_budget"], [each["budget_duration"] for each in page["budget_limits"]]
+
+        assert [await limits(id), await limits(own)] == [(None, ["1mo"]), (None, ["1d"])]
+        await o.post("/budget/update", budget_id="b", max_budget=7)
+        assert [await limits(id), await limits(own)] == [(7, ["1mo"]), (None, ["1d"])]
+        await o.post("/key/update", key=own, budget_id=None)
+        assert await limits(own) == (None, ["1d"])
+        await o.post("/budget/update", budget_id="b", max_budget=None, budget_limits=[])
+        assert [await limits(id), await limits(own)] == [(None, []), (None, ["1d"])]

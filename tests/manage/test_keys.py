@@ -111,7 +111,38 @@ async def test_a_service_account_has_a_team_and_no_user(tmp_path: Path) -> None:
         for fields, param in (({}, "team_id"), ({"team_id": "t", "user_id": "u"}, "user_id")):
             answer = await o.post("/key/service-account/generate", fields)
             assert (answer.status, answer.error["param"]) == (422, param)
+        await o.post("/team/new", team_id="t")
         assert (await o.post("/key/service-account/generate", team_id="t")).ok["team_id"] == "t"
+
+
+async def test_a_team_that_does_not_exist_is_warned_of(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """LiteLLM takes such a key, and programs make keys before their teams."""
+    async with office(tmp_path) as o:
+        await o.post("/team/new", team_id="red")
+        key, id = await o.make(team_id="red", user_id="somebody of elsewhere")
+        written = capsys.readouterr()
+        assert "does not exist" not in written.out + written.err
+        for path, fields in (
+            ("/key/generate", {}),
+            ("/key/service-account/generate", {}),
+            ("/key/update", {"key": id}),
+            ("/key/regenerate", {"key": key}),
+        ):
+            answer = (await o.post(path, {**fields, "team_id": f"rde{path}"})).ok
+            assert answer["team_id"] == f"rde{path}"
+            written = capsys.readouterr()
+            assert "does not exist" in written.out + written.err
+
+
+async def test_a_moment_that_no_calendar_has_spoils_no_list(tmp_path: Path) -> None:
+    async with office(tmp_path) as o:
+        answer = await o.post("/key/generate", expires="9999-12-31T23:59:59-14:00")
+        assert (answer.status, answer.error["param"]) == (422, "expires")
+        assert (await o.get("/key/list")).ok["total_count"] == 0
+        stored = Subject(kind=KEY, id=digest("sk-of-before"), expires_us=2**62)
+        await o.desk.directory.create(stored)
+        [row] = (await o.get("/key/list", return_full_object=True)).ok["keys"]
+        assert row["expires"] == (await info(o, stored.id))["expires"] == "9999-12-31T23:59:59.999999Z"
 
 
 async def test_a_key_is_named_in_three_ways(tmp_path: Path) -> None:
@@ -230,6 +261,7 @@ async def test_keys_are_deleted_together_or_not_at_all(tmp_path: Path) -> None:
 
 async def test_keys_are_listed_page_by_page(tmp_path: Path) -> None:
     async with office(tmp_path, file_keys=[IN_FILE]) as o:
+        await o.post("/team/new", team_id="t")
         made = []
         for n in range(5):
             o.clock.pass_seconds(1)
@@ -293,6 +325,7 @@ async def test_keys_of_the_file_are_shown_and_not_changed(tmp_path: Path) -> Non
 @pytest.mark.parametrize("in_path", [False, True])
 async def test_a_key_is_regenerated(tmp_path: Path, in_path: bool) -> None:
     async with office(tmp_path) as o:
+        await o.post("/team/new", team_id="t")
         old, old_id = await o.make(key_alias="a", max_budget=5, rpm_limit=3, team_id="t", spend=1)
         path = f"/key/{old}/regenerate" if in_path else "/key/regenerate"
         named = {} if in_path else {"key": old}
@@ -415,6 +448,7 @@ CONTROL = ["a\x00b", "a\r\nset-cookie: x", "\x1b[31m", "\u202e", "\u2028", "\x85
 
 async def attacked(o: Office, texts: list[str]) -> None:
     """Put each text into every field that is text, and see that it is there, and nothing else is changed."""
+    await o.post("/team/new", team_id="t")
     _, untouched = await o.make(key_alias="untouched", metadata={"a": "b"}, team_id="t", rpm_limit=7)
     before = await info(o, untouched)
     count = (await o.get("/key/list")).ok["total_count"]
@@ -431,6 +465,7 @@ async def attacked(o: Office, texts: list[str]) -> None:
             "config": {text: text},
             "organization_id": text,
         }
+        await o.post("/team/new", team_id=text)
         made = (await o.post("/key/generate", fields)).ok
         page = await info(o, made["key"])
         assert {name: page[name] for name in fields} == fields

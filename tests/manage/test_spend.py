@@ -275,6 +275,42 @@ async def test_a_key_that_was_deleted_keeps_its_last_name(tmp_path: Path) -> Non
         assert (await o.get("/spend/keys"))[0]["key_alias"] is None
 
 
+async def test_a_rotated_key_has_all_that_it_came_to(tmp_path: Path) -> None:
+    async with office(tmp_path) as o:
+        key, old, older = await o.key("now-key-1234", alias="build", user="u"), digest("old"), digest("older")
+        for days_ago, caller in ((0, f"key:{key}"), (1, f"key:{old}"), (2, f"key:{older}"), (0, "master")):
+            await o.exchange(days_ago=days_ago, caller=caller, user="u", model_asked="m", caller_alias=None)
+        names = [(f"key:{old}", f"key:{key}"), (f"key:{older}", f"key:{key}")]
+        await o.ledger.write(lambda c: c.executemany("INSERT INTO renamed VALUES (?, ?)", names).rowcount)
+        for since, spent in ((None, 4), (YESTERDAY, 3), (TODAY, 2)):
+            page = await o.get("/spend/by", by="key", **{} if since is None else {"since": since})
+            rows = {row["id"]: (row["alias"], row["exchanges"], row["spend"]) for row in page["rows"]}
+            assert rows == {key: ("build", spent - 1, spent - 1.0), "master": (None, 1, 1.0)}
+            assert sum(row["spend_nano"] for row in page["rows"]) == page["total"]["spend_nano"] == spent * DOLLAR
+        month = {"start_date": "2025-11-01", "end_date": TODAY, "period": "month"}
+        (report,) = await o.get("/global/spend/report", group_by="key", **month)
+        shown = {each["api_key"]: (each["key_alias"], each["total_spend"]) for each in report["keys"]}
+        assert shown == {key: ("build", 3.0), "master": (None, 1.0)}
+        (report,) = await o.get("/global/spend/report", group_by="user", **month)
+        (user,) = report["users"]
+        assert {(each["api_key"], each["spend"]) for each in user["metadata"]} == {(key, 3.0), ("master", 1.0)}
+        for api_key, spends in ((key, [3.0]), ("sk-now-key-1234", [3.0]), (old, [1.0])):
+            page = await o.get("/global/spend/report", api_key=api_key, **month)
+            assert [each["total_cost"] for each in page] == spends
+        page = await o.get("/global/spend/report", internal_user_id="u", **month)
+        assert {each["api_key"]: each["total_cost"] for each in page} == {key: 3.0, "master": 1.0}
+        assert [(each["api_key"], each["total_spend"]) for each in await o.get("/global/spend/keys")] == [
+            (key, 3.0),
+            ("master", 1.0),
+        ]
+        assert [(each["token"], each["spend"]) for each in await o.get("/spend/keys")] == [(key, 3.0)]
+        # A row names the key as it was.
+        for api_key, keys in ((key, [key, old, older]), ("sk-now-key-1234", [key, old, older]), (old, [old])):
+            assert [row["api_key"] for row in await o.get("/spend/logs", api_key=api_key)] == keys
+            page = await o.get("/spend/logs/v2", api_key=api_key, page_size=1)
+            assert (len(page["data"]), page["total"], page["total_is_exact"]) == (1, len(keys), True)
+
+
 async def test_an_empty_ledger_has_spent_nothing(tmp_path: Path) -> None:
     async with office(tmp_path) as o:
         page = await o.get("/spend/by")

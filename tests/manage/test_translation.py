@@ -17,10 +17,23 @@ from tproxy.manage.asked import (
     without_nulls,
 )
 from tproxy.manage.faults import Invalid, Unprocessable
+from tproxy.manage.fields import iso, until_us
 from tproxy.manage.translation import IDS, KEPT, LIMITS, NAMES, REFUSED, changed, row
 from tproxy.store.base import Standing
 from tproxy.store.money import Tally
-from tproxy.store.subjects import CUSTOMER, KEY, TAG, TEAM, TERMS, USER, Budget, Subject, Terms
+from tproxy.store.subjects import (
+    CUSTOMER,
+    KEY,
+    TAG,
+    TEAM,
+    TERMS,
+    USER,
+    Budget,
+    Subject,
+    Terms,
+    from_document,
+    to_document,
+)
 
 NOW = 1_795_000_000_000_000
 DAY = 86_400_000_000
@@ -52,7 +65,7 @@ FIELDS: list[tuple[dict[str, Any], dict[str, Any]]] = [
     ({"role": "admin"}, {"role": "admin"}),
     ({"key_type": "management"}, {"role": "admin", "inference": False, "kept": {"key_type": "management"}}),
     ({"key_type": "read_only"}, {"role": "viewer", "inference": False, "kept": {"key_type": "read_only"}}),
-    ({"key_type": "llm_api"}, {"kept": {"key_type": "llm_api"}}),
+    ({"key_type": "llm_api"}, {"kept": {"key_type": "llm_api"}, "routes": ("llm_api_routes",)}),
     (
         {"key_type": "management", "role": None},
         {"role": "admin", "inference": False, "kept": {"key_type": "management"}},
@@ -79,7 +92,7 @@ FIELDS: list[tuple[dict[str, Any], dict[str, Any]]] = [
     ),
     (
         {"budget_limits": [{"budget_duration": "1d", "max_budget": 1}, {"budget_duration": "7d", "max_budget": 2}]},
-        {"terms": Terms(budgets=(Budget("1d", 1_000_000_000), Budget("7d", 2_000_000_000)))},
+        {"terms": Terms(budgets=(Budget("1d", 1_000_000_000, further=True), Budget("7d", 2_000_000_000)))},
     ),
     ({"budget_mode": "hard", "cut_at_budget": True}, {"terms": Terms(mode="hard", cut=True)}),
     ({"budget_wait": 2}, {"terms": Terms(wait=2.0)}),
@@ -156,13 +169,11 @@ def test_null_in_an_update_takes_back(name: str) -> None:
             [("1mo", 5, 4), ("1h", 2, None)],
             id="others",
         ),
+        pytest.param({"budget_limits": None}, [("1mo", 5, 4)], id="null for others"),
         pytest.param(
-            {"budget_limits": [{"budget_duration": "1mo", "max_budget": 2}]},
-            [("1mo", 2, 4)],
-            id="the first among others",
-        ),
-        pytest.param(
-            {"max_budget": None, "soft_budget": None, "budget_duration": None}, [("1d", 1, None)], id="the first goes"
+            {"max_budget": None, "soft_budget": None, "budget_duration": "7d"},
+            [("7d", None, None), ("1d", 1, None)],
+            id="a period alone",
         ),
     ],
 )
@@ -170,6 +181,68 @@ def test_changing_budgets(fields: dict[str, Any], budgets: list[tuple[str, int |
     billion = 1_000_000_000
     expected = [Budget(period, limit and limit * billion, soft and soft * billion) for period, limit, soft in budgets]
     assert list(updated(FULL, **fields).terms.budgets) == expected
+
+
+def limits(**dollars: float) -> list[dict[str, Any]]:
+    """`budget_limits`, each by its period with the unit first: `d1=10` is 10 dollars in `1d`."""
+    return [
+        {"budget_duration": name.lstrip("dmo") + name.rstrip("0123456789"), "max_budget": amount}
+        for name, amount in dollars.items()
+    ]
+
+
+# The limits of a key, a change, and then its max_budget, budget_duration and budget_limits.
+PRIMARY_AND_FURTHER: dict[str, tuple[dict[str, Any], dict[str, Any], tuple[Any, Any, Any]]] = {
+    "others alone": ({"budget_limits": limits(d1=10, mo1=100)}, {}, (None, None, limits(d1=10, mo1=100))),
+    "an other goes": (
+        {"budget_limits": limits(d1=10, mo1=100)},
+        {"budget_limits": limits(mo1=200)},
+        (None, None, limits(mo1=200)),
+    ),
+    "all others go": ({"budget_limits": limits(d1=10)}, {"budget_limits": []}, (None, None, [])),
+    "null for others": ({"budget_limits": limits(d1=10)}, {"budget_limits": None}, (None, None, [])),
+    "a primary comes": (
+        {"budget_limits": limits(d1=10)},
+        {"max_budget": 1000},
+        (1000, None, limits(d1=10)),
+    ),
+    "a primary comes with its period": (
+        {"budget_limits": limits(d1=10)},
+        {"max_budget": 1000, "budget_duration": "7d"},
+        (1000, "7d", limits(d1=10)),
+    ),
+    "a primary goes": (
+        {"max_budget": 5, "budget_duration": "7d", "budget_limits": limits(d1=10, mo1=100)},
+        {"max_budget": None},
+        (None, None, limits(d1=10, mo1=100)),
+    ),
+    "a primary goes, and comes among the others": (
+        {"max_budget": 5, "budget_duration": "7d"},
+        {"max_budget": None, "budget_limits": limits(d7=5)},
+        (None, None, limits(d7=5)),
+    ),
+    "others beside a primary": (
+        {"max_budget": 5, "budget_duration": "7d"},
+        {"budget_limits": limits(d1=1)},
+        (5, "7d", limits(d1=1)),
+    ),
+    "null where there is no primary": (
+        {"budget_limits": limits(d1=10)},
+        {"max_budget": None, "soft_budget": None, "budget_duration": None},
+        (None, None, limits(d1=10)),
+    ),
+}
+
+
+@pytest.mark.parametrize(("before", "change", "after"), PRIMARY_AND_FURTHER.values(), ids=PRIMARY_AND_FURTHER)
+def test_max_budget_and_budget_limits_leave_each_other_alone(
+    before: dict[str, Any], change: dict[str, Any], after: tuple[Any, Any, Any]
+) -> None:
+    subject = from_document(to_document(updated(key(**before), **change)))
+    page = row(subject)
+    assert (page["max_budget"], page["budget_duration"], page["budget_limits"]) == after
+    names = ("max_budget", "soft_budget", "budget_duration", "budget_limits")
+    assert updated(subject, **{name: page[name] for name in names}) == subject
 
 
 def test_a_period_is_there_once() -> None:
@@ -180,8 +253,14 @@ def test_a_period_is_there_once() -> None:
     ):
         with pytest.raises(ValidationError, match="each period once"):
             KeyNew.model_validate(fields)
-    with pytest.raises(Invalid, match="budget for this period"):
-        updated(FULL, budget_duration="1d")
+    for changes, param in (
+        ({"budget_duration": "1d"}, "budget_duration"),
+        ({"budget_limits": [{"budget_duration": "1mo", "max_budget": 2}]}, "budget_limits"),
+        ({"budget_limits": [{"budget_duration": "7d", "max_budget": 2}], "budget_duration": "7d"}, "budget_limits"),
+    ):
+        with pytest.raises(Unprocessable) as raised:
+            updated(FULL, **changes)
+        assert raised.value.param == param
 
 
 # What no field can hold.
@@ -195,7 +274,16 @@ WRONG: dict[str, list[Any]] = {
     "key_alias": [1, ["a"], "a\x00", "a\nb", "\u202ea", "\x7f", "x" * 257, "\ud800"],
     "models": ["m", [1], [None], [""], ["a\r"], {}, ["m"] * 1001],
     "metadata": ["m", [], {"a": float("nan")}, {"a": 2**64}, {"a": "\ud800"}, {"a": "x" * 70_000}],
-    "expires": ["x", 1, "2027-13-01", True],
+    "expires": [
+        "x",
+        1,
+        "2027-13-01",
+        True,
+        "9999-12-31T23:59:59-14:00",
+        "1969-12-31",
+        "1970-01-01T00:00:00+00:01",
+        "0001-01-01T00:00:00+14:00",
+    ],
     "blocked": ["maybe", [], 2],
     "model_rpm_limit": [{"m": -1}, {"m": None}, {"": 1}, [], {"a\n": 1}],
     "budget_limits": [
@@ -333,6 +421,28 @@ def test_how_well_costs_are_foretold() -> None:
         "mean_error": 0.5,
     }
     assert row(EMPTY)["budget_estimate"] is None
+
+
+@pytest.mark.parametrize(
+    ("us", "expected"),
+    [
+        pytest.param(253_402_300_799_999_999, "9999-12-31T23:59:59.999999Z", id="the last moment"),
+        pytest.param(253_402_300_800_000_000, "9999-12-31T23:59:59.999999Z", id="after it"),
+        pytest.param(2**63, "9999-12-31T23:59:59.999999Z", id="far after it"),
+        pytest.param(-1, "1969-12-31T23:59:59.999999Z", id="before 1970"),
+        pytest.param(-(2**63), "0001-01-01T00:00:00.000000Z", id="before all calendars"),
+    ],
+)
+def test_every_stored_moment_can_be_shown(us: int, expected: str) -> None:
+    assert iso(us) == expected
+    assert row(Subject(kind=KEY, id=HASH, expires_us=us))["expires"] == expected
+
+
+def test_what_lasts_beyond_all_calendars_ends_with_them() -> None:
+    last = 253_402_300_799_999_999
+    assert until_us("36500d", NOW) == NOW + 36_500 * DAY
+    assert until_us("36500d", last - 1) == until_us("1d", last) == last
+    assert changed(EMPTY, KeyNew(duration="1mo"), last).expires_us == last
 
 
 def test_of_a_key_only_the_end_is_shown() -> None:

@@ -82,7 +82,7 @@ def fill(path: Path, keys: int = KEYS, rows: int = ROWS) -> None:
 def book(connection: sqlite3.Connection) -> None:
     """Sum up the exchanges of a ledger that has no sums yet, as the migration did that brought them."""
     sql = next(step.sql for step in shipped() if step.name == "money")
-    for statement in sql[sql.index("CREATE TEMP VIEW part") :].split(";\n"):
+    for statement in sql[sql.index("CREATE TEMP VIEW") :].split(";\n"):
         connection.execute(statement)
 
 

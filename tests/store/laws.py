@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from typing import Any, Protocol
@@ -16,6 +16,7 @@ import trio.testing
 
 from tproxy.errors import LedgerUnavailable
 from tproxy.store.base import (
+    CLIENT_GONE,
     COUNTED,
     ESTIMATED,
     EXACT,
@@ -27,6 +28,7 @@ from tproxy.store.base import (
     PARTIAL,
     SOFT,
     UNPRICED,
+    UPSTREAM_BROKEN,
     Claim,
     Closing,
     Ledger,
@@ -296,20 +298,24 @@ _DECISIONS = {
     "a limit of nothing": (0, 0, 0, SOFT, 0, "refused"),
 }
 
-# The claim; what it cost and how sure that is; what is booked.
+# The claim; how it ended, what it cost and how sure that is; what is booked.
 _BOOKED = {
-    "expected: less": (EXPECTED, 30, 10, EXACT, 10),
-    "expected: more": (EXPECTED, 30, 50, EXACT, 50),
-    "expected: not sure": (EXPECTED, 30, 10, PARTIAL, 10),
-    "expected: not known": (EXPECTED, 30, None, PARTIAL, 0),
-    "hard: less": (HARD, 30, 10, EXACT, 10),
-    "hard: all": (HARD, 30, 30, EXACT, 30),
-    "hard: not sure": (HARD, 30, 10, ESTIMATED, 30),
-    "hard: not known": (HARD, 30, None, EXACT, 30),
-    "soft": (SOFT, 0, 10, EXACT, 10),
-    "soft: not sure": (SOFT, 0, 10, PARTIAL, 10),
-    "soft: not known": (SOFT, 0, None, PARTIAL, 0),
-    "counted": (COUNTED, 0, 10, EXACT, 10),
+    "expected: less": (EXPECTED, 30, FINISHED, 10, EXACT, 10),
+    "expected: more": (EXPECTED, 30, FINISHED, 50, EXACT, 50),
+    "expected: not sure": (EXPECTED, 30, FINISHED, 10, PARTIAL, 10),
+    "expected: not known": (EXPECTED, 30, UPSTREAM_BROKEN, None, PARTIAL, 0),
+    "expected: not known, the client left": (EXPECTED, 30, CLIENT_GONE, None, PARTIAL, 30),
+    "expected: known, the client left": (EXPECTED, 30, CLIENT_GONE, 10, PARTIAL, 10),
+    "expected: known to be nothing, the client left": (EXPECTED, 30, CLIENT_GONE, 0, PARTIAL, 0),
+    "hard: less": (HARD, 30, FINISHED, 10, EXACT, 10),
+    "hard: all": (HARD, 30, FINISHED, 30, EXACT, 30),
+    "hard: not sure": (HARD, 30, FINISHED, 10, ESTIMATED, 30),
+    "hard: not known": (HARD, 30, FINISHED, None, EXACT, 30),
+    "hard: not known, the client left": (HARD, 30, CLIENT_GONE, None, PARTIAL, 30),
+    "soft": (SOFT, 0, FINISHED, 10, EXACT, 10),
+    "soft: not sure": (SOFT, 0, FINISHED, 10, PARTIAL, 10),
+    "soft: not known": (SOFT, 0, CLIENT_GONE, None, PARTIAL, 0),
+    "counted": (COUNTED, 0, FINISHED, 10, EXACT, 10),
 }
 
 # The claim; whether the budget cuts; how much more is asked; what is held then, and whether it was refused.
@@ -328,6 +334,33 @@ _EXTENSIONS = {
 }
 
 
+# The budgets before, with 10 spent and 20 held of each; those after; what is spent and held then, and once the
+# exchange has ended and cost 5.
+_BUDGET_CHANGES = {
+    "another period": ([Budget("1d", 100)], [Budget("1mo", 50)], [(10, 20)], [(15, 0)]),
+    "another period of one of two": (
+        [Budget("1d", 100), Budget("1mo", 100)],
+        [Budget("2d", 100), Budget("1mo", 100)],
+        [(10, 20), (10, 20)],
+        [(15, 0), (15, 0)],
+    ),
+    "another order": (
+        [Budget("1d", 100), Budget("1mo", 200)],
+        [Budget("1mo", 200), Budget("1d", 100)],
+        [(10, 20), (10, 20)],
+        [(15, 0), (15, 0)],
+    ),
+    "one more": ([Budget("1d", 100)], [Budget("1d", 100), Budget(None, 90)], [(10, 20), (0, 20)], [(15, 0), (5, 0)]),
+    "one more before it": (
+        [Budget("1d", 90)],
+        [Budget(None, 9), Budget("1d", 90)],
+        [(0, 20), (10, 20)],
+        [(5, 0), (15, 0)],
+    ),
+    "one less": ([Budget("1d", 100), Budget("1mo", 100)], [Budget("1mo", 100)], [(10, 20)], [(15, 0)]),
+}
+
+
 def _rows(table: dict[str, tuple[Any, ...]]) -> Any:
     return [pytest.param(*row, id=name) for name, row in table.items()]
 
@@ -340,6 +373,11 @@ class MoneyLaws:
         book.ledger.open(make_opening(0), [Claim(kind, id, COUNTED)])
         book.ledger.close(make_closing(0, cost_nano=spent))
         assert await book.ledger.open(make_opening(1), [Claim(kind, id, EXPECTED, held)]).admitted() is None
+
+    async def settled(self, book: Book) -> None:
+        """Return when everything that was queued is written; no event of money is set by that."""
+        await book.ledger.open(make_opening(77)).durable()
+        book.ledger.close(make_closing(77, cost_nano=0))
 
     async def figures(self, book: Book, kind: str, id: str) -> list[tuple[int, int]]:
         return [(standing.spent_nano, standing.held_nano) for standing in await book.standings(kind, id)]
@@ -377,20 +415,21 @@ class MoneyLaws:
         assert (make_opening(2).id in await book.rows()) == (decision == "held")
         assert book.faults == []
 
-    @pytest.mark.parametrize(("mode", "amount", "cost", "certainty", "booked"), _rows(_BOOKED))
+    @pytest.mark.parametrize(("mode", "amount", "ended", "cost", "certainty", "booked"), _rows(_BOOKED))
     async def test_the_end_books_the_cost_and_gives_back_what_was_held(
-        self, book: Book, mode: str, amount: int, cost: int | None, certainty: str, booked: int
+        self, book: Book, mode: str, amount: int, ended: str, cost: int | None, certainty: str, booked: int
     ) -> None:
         await book.set_budgets(make_subject("team", "core", Budget("1mo", 1000), Budget(limit_nano=2000)))
         await self.spend(book, "team", "core", 7, 5)
-        freed = book.ledger.freed
+        freed, of_others = book.ledger.freed("team", "core"), book.ledger.freed("key", "core")
         await book.ledger.open(make_opening(2), [Claim("team", "core", mode, amount)]).admitted()
         assert await self.figures(book, "team", "core") == [(7, 5 + amount)] * 2
         assert not freed.is_set()
-        book.ledger.close(make_closing(2, cost_nano=cost, certainty=certainty))
+        book.ledger.close(make_closing(2, ended, cost_nano=cost, certainty=certainty))
+        await self.settled(book)
+        assert (freed.is_set(), of_others.is_set()) == (amount > 0, False)
+        assert (book.ledger.freed("team", "core") is freed) == (amount == 0)
         assert await self.figures(book, "team", "core") == [(7 + booked, 5)] * 2
-        assert freed.is_set() == (amount > 0)
-        assert book.ledger.freed.is_set() is False
         assert book.faults == []
         assert await book.overshoots() == 0
 
@@ -445,7 +484,7 @@ class MoneyLaws:
         refusal = await book.ledger.open(make_opening(2), claim).admitted()
         assert refusal is not None
         assert refusal.held_only
-        freed = book.ledger.freed
+        freed = book.ledger.freed("team", "core")
         book.ledger.close(make_closing(1, cost_nano=40))
         with trio.fail_after(10):
             await freed.wait()
@@ -497,8 +536,52 @@ class MoneyLaws:
         assert await book.ledger.open(make_opening(1), claims).admitted() is None
         assert await self.figures(book, "team", "core") == [(0, held)]
 
-    async def test_who_has_no_budget_has_nothing_to_refuse(self, book: Book) -> None:
-        ticket = book.ledger.open(make_opening(1), [Claim("team", "core", HARD, 10**15)])
+    @pytest.mark.parametrize("mode", [EXPECTED, HARD, SOFT])
+    async def test_a_claim_on_budgets_that_went_is_stale(self, book: Book, mode: str) -> None:
+        """Whoever asked has been deleted, or was given other terms, since it was looked at: nothing is held."""
+        await book.set_budgets(make_subject("user", "ada", 0))
+        await book.set_budgets(make_subject("key", "a", 100))
+        claims = [Claim("user", "ada", SOFT), Claim("key", "a", HARD, 10), Claim("team", "core", mode, 7)]
+        ticket = book.ledger.open(make_opening(1), claims)
+        refusal = await ticket.admitted()
+        assert refusal is not None
+        assert (refusal.stale, refusal.held_only, refusal.mode) == (True, True, mode)
+        assert refusal.asked_nano == (0 if mode == SOFT else 7)
+        assert refusal.standing == Standing(
+            kind="team",
+            subject="core",
+            period=None,
+            limit_nano=0,
+            soft_nano=None,
+            spent_nano=0,
+            held_nano=0,
+            reset_us=None,
+        )
+        assert await self.figures(book, "key", "a") == [(0, 0)]
+        assert await book.rows() == {}
+        assert book.faults == []
+
+    async def test_no_figure_passes_what_can_be_kept(self, book: Book) -> None:
+        huge = 2**70
+        most = 2**63 - 1
+        await book.set_budgets(make_subject("team", "core", most))
+        await book.set_budgets(make_subject("user", "ada", Budget(None, None, most)))
+        await self.spend(book, "team", "core", 1, 1)
+        for mode in (HARD, EXPECTED):
+            refusal = await book.ledger.open(make_opening(2), [Claim("team", "core", mode, huge)]).admitted()
+            assert refusal is not None
+            assert (refusal.asked_nano, refusal.stale) == (most, False)
+        for n, mode in enumerate((EXPECTED, HARD), 3):
+            assert await book.ledger.open(make_opening(n), [Claim("user", "ada", mode, huge)]).admitted() is None
+        book.ledger.extend(make_opening(3).id, huge, lambda refusal: None)
+        assert await self.figures(book, "user", "ada") == [(0, most)]
+        book.ledger.close(make_closing(3, cost_nano=5))
+        book.ledger.close(make_closing(4, cost_nano=0))
+        assert await self.figures(book, "user", "ada") == [(5, 0)]
+        assert book.faults == []
+
+    async def test_who_is_only_counted_needs_no_budget(self, book: Book) -> None:
+        ticket = book.ledger.open(make_opening(1), [Claim("team", "core", COUNTED, 10**15)])
         assert await ticket.admitted() is None
         assert list(ticket.standings) == []
         plain = book.ledger.open(make_opening(2))
@@ -546,20 +629,37 @@ class MoneyLaws:
         with pytest.raises(LedgerUnavailable):
             await ticket.admitted()
         book.ledger.close(make_closing(2, cost_nano=3))
-        freed = book.ledger.freed
+        freed = [book.ledger.freed("team", "core"), book.ledger.freed("team", "other")]
         await book.mend()
         assert await self.figures(book, "team", "core") == [(23, 0)]
-        assert freed.is_set()
+        assert [event.is_set() for event in freed] == [True, True]
         assert len(await book.rows()) == 2
 
+    @pytest.mark.parametrize(("before", "after", "then", "settled"), _rows(_BUDGET_CHANGES))
+    async def test_what_is_spent_and_held_stays_when_budgets_change(
+        self,
+        book: Book,
+        before: list[Budget],
+        after: list[Budget],
+        then: list[tuple[int, int]],
+        settled: list[tuple[int, int]],
+    ) -> None:
+        await book.set_budgets(make_subject("team", "core", *before))
+        await self.spend(book, "team", "core", 10, 20)
+        await book.set_budgets(make_subject("team", "core", *after))
+        assert await self.figures(book, "team", "core") == then
+        book.ledger.close(make_closing(1, cost_nano=5))
+        assert await self.figures(book, "team", "core") == settled
+        assert book.faults == []
+
     async def test_budgets_that_change_meanwhile(self, book: Book) -> None:
-        """What is held of a budget that stays is kept; one that goes or comes is none of a running exchange's."""
+        """What is held of a budget that stays is kept, one that comes is held as well, one that goes is not."""
         await book.set_budgets(make_subject("team", "core", Budget("1d", 100), Budget(limit_nano=100)))
         await self.spend(book, "team", "core", 10, 20)
         await book.set_budgets(make_subject("team", "core", Budget(limit_nano=50), Budget("7d", 200)))
-        assert await self.figures(book, "team", "core") == [(10, 20), (0, 0)]
+        assert await self.figures(book, "team", "core") == [(10, 20), (0, 20)]
         book.ledger.close(make_closing(1, cost_nano=5))
-        assert await self.figures(book, "team", "core") == [(15, 0), (0, 0)]
+        assert await self.figures(book, "team", "core") == [(15, 0), (5, 0)]
         assert await book.ledger.open(make_opening(2), [Claim("team", "core", EXPECTED, 7)]).admitted() is None
         await book.set_budgets(make_subject("team", "core"))
         assert await book.standings("team", "core") == []
@@ -568,8 +668,16 @@ class MoneyLaws:
         assert await self.figures(book, "team", "core") == [(0, 0)]
 
 
-def summed(rows: Sequence[dict[str, Any]]) -> tuple[dict[tuple[str, ...], dict[str, int]], ...]:
-    """What `tally` and `daily` have to hold for these rows, by their keys; made row by row and the slow way."""
+def known(connection: sqlite3.Connection) -> set[str]:
+    """The customers that are subjects."""
+    return {id for (id,) in connection.execute("SELECT id FROM subject WHERE kind = 'customer'")}
+
+
+def summed(
+    rows: Sequence[dict[str, Any]], customers: Collection[str]
+) -> tuple[dict[tuple[str, ...], dict[str, int]], ...]:
+    """What `tally` and `daily` have to hold for these rows, by their keys, where only these customers are known; made
+    row by row and the slow way."""
     tally: dict[tuple[str, ...], dict[str, int]] = {}
     daily: dict[tuple[str, ...], dict[str, int]] = {}
     for row in rows:
@@ -584,8 +692,10 @@ def summed(rows: Sequence[dict[str, Any]]) -> tuple[dict[tuple[str, ...], dict[s
         day = datetime.fromtimestamp(row["accepted_us"] // 1_000_000, UTC).date().isoformat()
         model = next((row[name] for name in ("model_served", "model_asked") if row[name] is not None), "")
         ids = [("caller", row["caller"])]
-        ids += [(kind, row[kind]) for kind in ("team", "user", "customer") if row[kind] is not None]
-        ids += [("tag", tag) for tag in row["tags"]]
+        ids += [(kind, row[kind]) for kind in ("team", "user") if row[kind] is not None]
+        if written or any(figures[n] for n in ("input_tokens", "output_tokens", "cache_read_tokens", "cost_nano")):
+            ids += [("customer", row["customer"])] if row["customer"] in customers else []
+            ids += [("tag", tag) for tag in row["tags"]]
         for key in [*ids, ("proxy", "")]:
             there = tally.setdefault(key, Counter())
             there["exchanges"] += 1

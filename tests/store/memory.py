@@ -16,6 +16,7 @@ import trio
 from tproxy.errors import LedgerUnavailable
 from tproxy.period import next_reset
 from tproxy.store.base import (
+    CLIENT_GONE,
     COUNTED,
     EXACT,
     EXPECTED,
@@ -29,6 +30,7 @@ from tproxy.store.base import (
     Refusal,
     Standing,
 )
+from tproxy.store.money import FIGURE_MAX
 from tproxy.store.subjects import Subject
 
 NOW_US = 1_795_000_000_000_000
@@ -96,7 +98,7 @@ class MemoryLedger:
         self.soft: list[Standing] = []
         self.overshoots = 0
         self.writable = True
-        self.freed = trio.Event()
+        self._freed: dict[tuple[str, str], trio.Event] = {}
         self.now_us = NOW_US
         self.zone = zone or ZoneInfo("UTC")
         self.budgets: dict[_Budget, MemoryBudget] = {}
@@ -124,6 +126,7 @@ class MemoryLedger:
         kept, self._kept = self._kept, []
         for closing, opening, claims in kept:
             self._end(closing, opening, claims)
+        self._set_free(*self._freed)
 
     def crash(self, now_us: int) -> int:
         """Die and start again; returns how many rows were found open."""
@@ -133,26 +136,33 @@ class MemoryLedger:
         lost = [row for row in self.rows.values() if row["ended"] == OPEN]
         for row in lost:
             row.update(ended=LOST, ended_us=now_us)
-            self._settle(row["id"], row["cost_nano"], exact=False, lost=True)
+            self._settle(Closing(id=row["id"], ended=LOST, cost_nano=row["cost_nano"]))
         self.reservations.clear()
         self.mend()
         return len(lost)
 
     def set_budgets(self, subject: Subject) -> None:
         """Make the budgets of `subject` those of its terms; none, if it has none."""
-        there = {key: b for key, b in self.budgets.items() if key[:2] == (subject.kind, subject.id)}
-        for key in there:
+        before = list(self._of(subject.kind, subject.id))
+        there = {key: self._rolled(key) for key in before}
+        after = [(subject.kind, subject.id, wanted.period) for wanted in subject.terms.budgets]
+        moved = {new: old for old, new in zip(before, after, strict=False) if old not in after and new not in before}
+        for key in before:
             del self.budgets[key]
-        for wanted in subject.terms.budgets:
-            key = (subject.kind, subject.id, wanted.period)
+        for key, wanted in zip(after, subject.terms.budgets, strict=True):
             reset_us = next_reset(wanted.period, self.now_us, self.now_us, self.zone) if wanted.period else None
-            fresh = MemoryBudget(None, None, False, self.now_us, reset_us)
-            budget = self.budgets[key] = there.get(key, fresh)
+            spent = there[moved[key]].spent if key in moved else 0
+            budget = self.budgets[key] = there.get(key) or MemoryBudget(None, None, False, self.now_us, reset_us, spent)
             budget.limit, budget.soft, budget.cut = wanted.limit_nano, wanted.soft_nano, subject.terms.cut
         for held in self.reservations.values():
-            for key in there.keys() - self.budgets.keys():
-                held.pop(key, None)
-        self._set_free()
+            own = {key: held.pop(key) for key in before if key in held}
+            for key in after if own else ():
+                most = max(own.values(), key=lambda reservation: reservation.amount)
+                held[key] = replace(own.get(moved.get(key, key), most))
+        self._set_free(*self._freed)
+
+    def freed(self, kind: str, subject: str) -> trio.Event:
+        return self._freed.setdefault((kind, subject), trio.Event())
 
     def standing(self, key: _Budget) -> Standing:
         budget = self._rolled(key)
@@ -178,18 +188,22 @@ class MemoryLedger:
         if not self.writable:
             return MemoryTicket("the ledger cannot be written", self._held)
         wanted = [(claim, key) for claim in _largest(claims) for key in self._of(claim.kind, claim.subject)]
-        refusals = [Refusal(self.standing(key), c.amount_nano, c.mode) for c, key in wanted if not self._fits(c, key)]
+        refusals = [_stale(c) for c in _largest(claims) if c.mode != COUNTED and not [*self._of(c.kind, c.subject)]]
+        refusals += [Refusal(self.standing(key), c.amount_nano, c.mode) for c, key in wanted if not self._fits(c, key)]
         if refusals:
             del self._running[opening.id]
             self._refused.add(opening.id)
             standings = [self.standing(key) for _, key in wanted]
-            return MemoryTicket(None, self._held, sorted(refusals, key=lambda r: r.held_only)[0], standings)
+            return MemoryTicket(None, self._held, min(refusals, key=lambda r: (not r.stale, r.held_only)), standings)
         if opening.id in self.rows:
             self._running[opening.id] = None, ()
             return self._unable(f"{opening.id} has a row already")
         self._insert(opening)
         if wanted:
-            self.reservations[opening.id] = {key: Reservation(c.mode, c.amount_nano) for c, key in wanted}
+            self.reservations[opening.id] = {
+                key: Reservation(c.mode, min(c.amount_nano, FIGURE_MAX - self.standing(key).held_nano))
+                for c, key in wanted
+            }
         return MemoryTicket(None, self._held, None, [self.standing(key) for _, key in wanted])
 
     def note(self, closing: Closing) -> None:
@@ -201,7 +215,7 @@ class MemoryLedger:
     def extend(self, id: str, amount_nano: int, on_refused: Callable[[Refusal], None]) -> None:
         if id not in self._running or not self.writable:
             return
-        refusals = []
+        refusals, amount_nano = [], min(amount_nano, FIGURE_MAX)
         for key, held in self.reservations.get(id, {}).items():
             standing, cut = self.standing(key), self.budgets[key].cut
             if held.amount >= amount_nano or not (held.mode == EXPECTED or (held.mode == SOFT and cut)):
@@ -210,7 +224,7 @@ class MemoryLedger:
             if cut and standing.limit_nano is not None and total > standing.limit_nano:
                 refusals.append(Refusal(standing, amount_nano, held.mode))
             else:
-                held.amount = amount_nano
+                held.amount += min(amount_nano - held.amount, FIGURE_MAX - standing.held_nano)
         for refusal in sorted(refusals, key=lambda r: r.held_only)[:1]:
             if trio.lowlevel.in_trio_run():
                 trio.lowlevel.current_trio_token().run_sync_soon(on_refused, refusal)
@@ -241,24 +255,26 @@ class MemoryLedger:
                 for key in self._of(claim.kind, claim.subject):
                     self._book(key, closing.cost_nano or 0)
         else:
-            self._settle(closing.id, closing.cost_nano, exact=closing.certainty == EXACT)
+            self._settle(closing)
 
-    def _settle(self, id: str, cost: int | None, *, exact: bool, lost: bool = False) -> None:
-        reservations = self.reservations.pop(id, {})
+    def _settle(self, closing: Closing) -> None:
+        cost, reservations = closing.cost_nano, self.reservations.pop(closing.id, {})
         for key, held in reservations.items():
-            as_held = lost or (held.mode == HARD and (cost is None or not exact))
+            as_held = closing.ended == LOST or (
+                (held.mode == HARD and (cost is None or closing.certainty != EXACT))
+                or (held.mode == EXPECTED and cost is None and closing.ended == CLIENT_GONE)
+            )
             self._book(key, max(cost or 0, held.amount) if as_held else cost or 0)
         over = [held for held in reservations.values() if held.mode == HARD and (cost or 0) > held.amount]
         if over:
             self.overshoots += 1
-            self.faults.append(f"{id} cost more than it held")
-        if any(held.amount for held in reservations.values()):
-            self._set_free()
+            self.faults.append(f"{closing.id} cost more than it held")
+        self._set_free(*(key[:2] for key, held in reservations.items() if held.amount))
 
     def _book(self, key: _Budget, amount: int) -> None:
         budget = self._rolled(key)
         before = budget.spent
-        budget.spent += amount
+        budget.spent = min(budget.spent + amount, 2**63 - 1)
         if budget.soft is not None and before < budget.soft <= budget.spent:
             self.soft.append(self.standing(key))
 
@@ -283,9 +299,10 @@ class MemoryLedger:
         left = standing.limit_nano - standing.spent_nano - standing.held_nano
         return claim.amount_nano <= max(left, 0)
 
-    def _set_free(self) -> None:
-        freed, self.freed = self.freed, trio.Event()
-        freed.set()
+    def _set_free(self, *subjects: tuple[str, str]) -> None:
+        for subject in subjects:
+            if subject in self._freed:
+                self._freed.pop(subject).set()
 
     def _insert(self, opening: Opening) -> None:
         row = asdict(Closing(id=opening.id, ended=OPEN)) | asdict(opening)
@@ -303,12 +320,27 @@ class MemoryLedger:
         return MemoryTicket(message, self._held)
 
 
+def _stale(claim: Claim) -> Refusal:
+    nothing = Standing(
+        kind=claim.kind,
+        subject=claim.subject,
+        period=None,
+        limit_nano=0,
+        soft_nano=None,
+        spent_nano=0,
+        held_nano=0,
+        reset_us=None,
+    )
+    return Refusal(nothing, claim.amount_nano, claim.mode, stale=True)
+
+
 def _largest(claims: Sequence[Claim]) -> list[Claim]:
     """One claim for each subject, in the order in which subjects were named first."""
     found: dict[tuple[str, str], Claim] = {}
     for claim in claims:
         if claim.mode in (SOFT, COUNTED):
             claim = replace(claim, amount_nano=0)
+        claim = replace(claim, amount_nano=min(claim.amount_nano, FIGURE_MAX))
         other = found.get((claim.kind, claim.subject))
         strictness = (COUNTED, SOFT, EXPECTED, HARD).index
         if other is None or (claim.amount_nano, strictness(claim.mode)) > (other.amount_nano, strictness(other.mode)):

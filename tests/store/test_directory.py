@@ -441,9 +441,12 @@ class TestRegenerate:
         old = key(1, 9 * DOLLAR, alias="a", team="t", tags=("x",), models=("m",), last4="aaaa")
         await place.directory.create(old)
         await place.spend(1, KEY, old.id, 2 * DOLLAR, caller=f"key:{old.id}")
-        held = place.ledger.open(make_opening(2), [Claim(KEY, old.id, HARD, 3 * DOLLAR)])
+        held = place.ledger.open(make_opening(2, caller=f"key:{old.id}"), [Claim(KEY, old.id, HARD, 3 * DOLLAR)])
         assert await held.admitted() is None
+        told: list[tuple[str, str, bool]] = []
+        place.directory.on_rotated = lambda *ids: told.append((*ids, place.directory.key(ids[1]) is not None))
         new = await place.directory.regenerate(old.id, hash_of(2), lambda each: replace(each, last4="bbbb"))
+        assert told == [(old.id, new.id, True)]
         assert new == replace(old, id=hash_of(2), last4="bbbb")
         for directory in (place.directory, await place.again()):
             assert directory.key(old.id) is None
@@ -455,6 +458,15 @@ class TestRegenerate:
         assert (tallies[f"key:{new.id}"].exchanges, tallies[f"key:{new.id}"].cost_nano) == (1, 2 * DOLLAR)
         place.ledger.close(make_closing(2, cost_nano=DOLLAR))  # it ran all the while
         assert await place.limits(KEY, new.id) == {None: (9 * DOLLAR, 3 * DOLLAR, 0)}
+        tallies = await place.read(lambda c: money.tallies(c, "caller", [f"key:{old.id}", f"key:{new.id}"]))
+        assert [tally.cost_nano for tally in tallies.values()] == [0, 3 * DOLLAR]
+        late = place.ledger.open(make_opening(3), [Claim(KEY, old.id, HARD, 1)])  # by somebody who looked before
+        refusal = await late.admitted()
+        assert refusal is not None
+        assert refusal.stale
+        with pytest.raises(NotThere):
+            await place.directory.regenerate(old.id, hash_of(3), lambda each: each)
+        assert len(told) == 1
 
     async def test_the_old_hash_goes_on_for_a_time_as_the_same_key(self, place: Place) -> None:
         old = key(1, DOLLAR, alias="a", team="t", models=("m",), last4="aaaa", terms=DAILY)
@@ -543,7 +555,8 @@ class TestRegenerate:
     async def test_two_tallies_become_one(self, place: Place) -> None:
         await place.directory.create(key(1))
         for number in (1, 2):
-            await place.spend(number, KEY, hash_of(number), DOLLAR, caller=f"key:{hash_of(number)}")
+            place.ledger.open(make_opening(number, caller=f"key:{hash_of(number)}"))
+            place.ledger.close(make_closing(number, cost_nano=DOLLAR))
         await place.directory.regenerate(hash_of(1), hash_of(2), lambda each: each)
         tally = (await place.read(lambda c: money.tallies(c, "caller", [f"key:{hash_of(2)}"])))[f"key:{hash_of(2)}"]
         assert (tally.exchanges, tally.cost_nano) == (2, 2 * DOLLAR)

@@ -106,7 +106,10 @@ BUDGETS = {
     "for ever": ("max_budget = 1.5", (Budget(None, 1_500_000_000),)),
     "only a warning": ("soft_budget = 3\nbudget_duration = '7d'", (Budget("7d", None, 3_000_000_000),)),
     "nothing at all": ("max_budget = 0", (Budget(None, 0),)),
-    "windows alone": ("budget_limits = [{max_budget = 2, budget_duration = '1h'}]", (Budget("1h", 2_000_000_000),)),
+    "windows alone": (
+        "budget_limits = [{max_budget = 2, budget_duration = '1h'}]",
+        (Budget("1h", 2_000_000_000, further=True),),
+    ),
     "a window beside one for ever": (
         "max_budget = 9\nbudget_limits = [{max_budget = 2, budget_duration = '1h'}]",
         (Budget(None, 9_000_000_000), Budget("1h", 2_000_000_000)),

@@ -68,10 +68,22 @@ def test_a_new_set_keeps_what_was_spent_and_held_of_a_period_that_stays(connecti
     money.set_budgets(
         connection, make_subject("user", "ada", Budget(None, 5), Budget("1mo", 50, 40), cut=True), T0 + DAY, UTC
     )
-    assert _figures(connection) == [(None, 5, 0, 0), ("1mo", 50, 30, 7)]
+    assert _figures(connection) == [(None, 5, 0, 7), ("1mo", 50, 30, 7)]
     rows = connection.execute("SELECT period, started_us, soft_nano, cut FROM budget ORDER BY period").fetchall()
     assert rows == [("", T0 + DAY, None, 1), ("1mo", T0, 40, 1)]
-    assert connection.execute("SELECT amount_nano FROM reservation").fetchall() == [(7,)]
+    assert connection.execute("SELECT amount_nano FROM reservation").fetchall() == [(7,), (7,)]
+
+
+def test_a_period_that_is_changed_begins_now_and_keeps_its_figures(connection: sqlite3.Connection) -> None:
+    """As long as it has not ended."""
+    for now_us, spent in ((MIDNIGHT - 1, 30), (MIDNIGHT, 0)):
+        money.set_budgets(connection, make_subject("user", "ada", Budget("1d", 100)), T0, UTC)
+        money.set_spent(connection, "user", "ada", 30, T0, UTC)
+        money.set_budgets(connection, make_subject("user", "ada", Budget("5h", 100)), now_us, UTC)
+        assert _figures(connection, now_us=now_us) == [("5h", 100, spent, 0)]
+        dates = connection.execute("SELECT started_us, reset_us FROM budget").fetchall()
+        assert dates == [(now_us, now_us + 5 * HOUR)]
+        money.drop_budgets(connection, "user", "ada")
 
 
 @pytest.mark.parametrize("way", ["dropped", "set to none"])

@@ -3,6 +3,7 @@ from __future__ import annotations
 import sqlite3
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ def connection(tmp_path: Path) -> Iterator[sqlite3.Connection]:
 
 
 def write(connection: sqlite3.Connection, pairs: Sequence[Pair]) -> None:
-    for table in ("exchange", "tally", "daily"):
+    for table in ("exchange", "tally", "daily", "renamed"):
         connection.execute(f"DELETE FROM {table}")
     for opening, closing in pairs:
         rows.insert(connection, opening)
@@ -69,14 +70,14 @@ def figures(sums: Sequence[Sum]) -> dict[str, tuple[int, int, int]]:
     return {each.id: (each.exchanges, each.prompt_tokens, each.cost_nano) for each in sums}
 
 
-def pairs() -> st.SearchStrategy[list[Pair]]:
+def pairs(callers: str = "ab") -> st.SearchStrategy[list[Pair]]:
     few = st.sampled_from(("a", "b"))
     one = st.fixed_dictionaries(
         {
             "cost": st.none() | st.integers(0, 9),
             "day": st.integers(0, 2),
             "ended": st.sampled_from((FINISHED, FINISHED, CLIENT_GONE, OPEN)),
-            "caller": few,
+            "caller": st.sampled_from(callers),
             "model_asked": few,
             "team": st.none() | few,
             "user": st.none() | few,
@@ -133,12 +134,8 @@ def test_sums_by_day_caller_and_model(
     for kind in KINDS:
         found = reports.days(connection, kind, since=day, until=day, id=id, limit=1000)
         assert found == sorted(found, key=lambda each: (each.day, each.id, each.caller, each.model))
-        expected: dict[tuple[str, str, str, str], int] = defaultdict(int)
-        for opening, closing in pairs:
-            here = DAYS[(opening.accepted_us - T0) // DAY_US]
-            for each in ids(opening, kind):
-                if closing.ended != OPEN and each is not None and day in (None, here) and id in (None, each):
-                    expected[here, each, opening.caller, opening.model_asked or ""] += closing.cost_nano or 0
+        lines = _lines(pairs, kind, DAYS if day is None else [day])
+        expected = {key: cost for key, cost in lines.items() if id in (None, key[1])}
         assert {(each.day, each.id, each.caller, each.model): each.cost_nano for each in found} == expected
 
 
@@ -210,6 +207,139 @@ def test_what_people_see_can_be_set_back(connection: sqlite3.Connection) -> None
     assert reports.total(connection).cost_nano == 15
 
 
+RENAMES: tuple[dict[str, str], ...] = ({"a": "b"}, {"a": "c", "b": "c"}, {"a": "c", "b": "d"}, {"b": "a", "c": "new"})
+
+
+def rename(connection: sqlite3.Connection, renamed: dict[str, str], *, tallied: bool) -> None:
+    """Let keys have been rotated; `tallied` if none of their exchanges ran then, so that all of their tally moved."""
+    figures = ("exchanges", "prompt_tokens", "completion_tokens", "cost_nano", "written_off_nano", "last_us")
+    for old, new in renamed.items():
+        connection.execute("INSERT INTO renamed VALUES (?, ?)", (old, new))
+        if tallied:
+            connection.execute(
+                f"INSERT INTO tally (kind, id, {', '.join(figures)}) "
+                f"SELECT kind, ?, {', '.join(figures)} FROM tally WHERE kind = 'caller' AND id = ? "
+                "ON CONFLICT DO UPDATE SET " + ", ".join(f"{name} = {name} + excluded.{name}" for name in figures),
+                (new, old),
+            )
+            connection.execute("DELETE FROM tally WHERE kind = 'caller' AND id = ?", (old,))
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    drawn=pairs("abcd"),
+    renamed=st.sampled_from(RENAMES),
+    tallied=st.booleans(),
+    bounds=st.sampled_from(((0, 2, False), (0, 2, True), (0, 0, True), (1, 2, True), (2, 2, True))),
+    looked_at=st.sampled_from((2, 6, 20, 100_000)),
+    limit=st.integers(1, 3),
+)
+def test_what_a_key_came_to_before_it_was_rotated_counts_for_the_key_now(
+    connection: sqlite3.Connection,
+    drawn: list[Pair],
+    renamed: dict[str, str],
+    tallied: bool,
+    bounds: tuple[int, int, bool],
+    looked_at: int,
+    limit: int,
+) -> None:
+    write(connection, drawn)
+    rename(connection, renamed, tallied=tallied)
+    # As if they had had the hash of now from the first.
+    now = [(replace(opening, caller=renamed.get(opening.caller, opening.caller)), end) for opening, end in drawn]
+    days = DAYS[bounds[0] : bounds[1] + 1]
+    since, until = (days[0], days[-1]) if bounds[2] else (None, None)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(reports, "LOOKED_AT_MAX", looked_at)
+        sums = reports.sums(connection, reports.CALLER, since=since, until=until)
+        few = reports.sums(connection, reports.CALLER, since=since, until=until, limit=limit)
+        total = reports.total(connection, since=since, until=until)
+    expected = plain(now, reports.CALLER, days)
+    assert figures(sums) == expected
+    assert [each.id for each in sums] == sorted(expected, key=lambda id: (-expected[id][2], id))
+    assert figures(few) == figures(sums[:limit])
+    assert (sum(each.exchanges for each in sums), sum(each.cost_nano for each in sums)) == (
+        total.exchanges,
+        total.cost_nano,
+    )
+    by_day = {(day, id): each for day in days for id, each in plain(now, reports.CALLER, [day]).items()}
+    found = reports.day_sums(connection, reports.CALLER, since=since, until=until, limit=100)
+    assert {(each.day, each.id): _three(each) for each in found} == by_day
+    assert [(each.day, each.id) for each in found] == sorted(by_day)
+    assert reports.day_sums(connection, reports.CALLER, since=since, until=until, limit=limit) == found[:limit]
+    for kind in KINDS:
+        lines = reports.days(connection, kind, since=since, until=until, limit=1000)
+        assert {(each.day, each.id, each.caller, each.model): each.cost_nano for each in lines} == _lines(
+            now, kind, days
+        )
+        assert lines == sorted(lines, key=lambda each: (each.day, each.id, each.caller, each.model))
+        assert reports.days(connection, kind, since=since, until=until, limit=limit) == lines[:limit]
+        for id in {each.id for each in lines}:
+            own = [each for each in lines if each.id == id]
+            assert reports.days(connection, kind, since=since, until=until, id=id, limit=1000) == own
+    all_time = plain(now, reports.CALLER, DAYS)
+    seen = reports.seen(connection, reports.CALLER, limit=100)
+    assert {id: (exchanges, cost) for id, exchanges, cost in seen} == {
+        id: (exchanges, cost) for id, (exchanges, _, cost) in all_time.items()
+    }
+
+
+def _lines(pairs: Sequence[Pair], kind: str, days: Sequence[str]) -> dict[tuple[str, str, str, str], int]:
+    """The cost of each day, id, caller and model, added up one by one."""
+    found: dict[tuple[str, str, str, str], int] = defaultdict(int)
+    for opening, closing in pairs:
+        day = DAYS[(opening.accepted_us - T0) // DAY_US]
+        for id in ids(opening, kind):
+            if closing.ended != OPEN and id is not None and day in days:
+                found[day, id, opening.caller, opening.model_asked or ""] += closing.cost_nano or 0
+    return found
+
+
+def test_an_earlier_hash_that_is_asked_for_has_what_stands_under_it(connection: sqlite3.Connection) -> None:
+    write(connection, [pair(1, 1, caller="old"), pair(2, 2, caller="now"), pair(3, 4, caller="older")])
+    rename(connection, {"old": "now", "older": "now"}, tallied=True)
+    for id, costs in (("now", [7]), ("old", [1]), ("older", [4])):
+        found = reports.days(connection, reports.CALLER, id=id, limit=9)
+        assert [(each.id, each.caller, each.cost_nano) for each in found] == [(id, id, cost) for cost in costs]
+
+
+@pytest.mark.parametrize("since", [None, DAYS[0], DAYS[1]])
+@pytest.mark.parametrize(
+    ("old", "others", "expected"),
+    [
+        pytest.param(
+            [3, 3, 3], [6, 5, 4, 4, 4, 4, 4], [("now", 9), ("k0", 6)], id="only together do its names cost most"
+        ),
+        pytest.param([9, 8, 7], [5, 6], [("now", 24), ("k1", 6)], id="its names alone would be all that is shown"),
+        pytest.param([1, 1, 1], [5, 6], [("k1", 6), ("k0", 5)], id="others cost more"),
+    ],
+)
+def test_the_dearest_callers_are_found_whatever_names_they_had(
+    connection: sqlite3.Connection,
+    since: str | None,
+    old: list[int],
+    others: list[int],
+    expected: list[tuple[str, int]],
+) -> None:
+    costs = {f"old{n}": cost for n, cost in enumerate(old)} | {f"k{n}": cost for n, cost in enumerate(others)}
+    some = [pair(n, cost, caller=caller, day=1) for n, (caller, cost) in enumerate(costs.items())]
+    write(connection, [*some, pair(99, 0, caller="earlier")])
+    rename(connection, {f"old{n}": "now" for n in range(len(old))}, tallied=False)
+    found = reports.sums(connection, reports.CALLER, since=since, limit=2)
+    assert [(each.id, each.cost_nano) for each in found] == expected
+
+
+def test_many_rotated_keys_add_up_to_the_total(connection: sqlite3.Connection) -> None:
+    write(connection, [pair(n, n, caller=f"key:{n}", day=n % 3) for n in range(40)])
+    rename(connection, {f"key:{n}": f"key:{n % 7}" for n in range(7, 35)}, tallied=False)
+    for since in (None, *DAYS):
+        sums = reports.sums(connection, reports.CALLER, since=since, limit=1000)
+        assert not {each.id for each in sums} & {f"key:{n}" for n in range(7, 35)}
+        total = reports.total(connection, since=since)
+        for name in ("exchanges", "failures", "prompt_tokens", "completion_tokens", "cost_nano", "unpriced"):
+            assert sum(getattr(each, name) for each in sums) == getattr(total, name)
+
+
 @pytest.mark.parametrize("since", [None, "2025-11-20"])
 def test_a_ledger_of_the_make_of_the_large_one_adds_up(tmp_path: Path, since: str | None) -> None:
     fill(tmp_path / "large.db", keys=20, rows=400)
@@ -219,11 +349,18 @@ def test_a_ledger_of_the_make_of_the_large_one_adds_up(tmp_path: Path, since: st
         ).fetchone()[0]
         for kind in (reports.CALLER, reports.TEAM, reports.USER, reports.MODEL):
             assert sum(each.exchanges for each in reports.sums(connection, kind, since=since)) == number
-        assert sum(each.exchanges for each in reports.sums(connection, reports.TAG, since=since)) == 2 * number
+        billed = connection.execute(
+            "SELECT count(*) FROM exchange WHERE date(accepted_us / 1000000, 'unixepoch') >= ? "
+            "AND (input_tokens > 0 OR cost_nano > 0)",
+            (since or "",),
+        ).fetchone()[0]
+        assert 0 < billed < 400
+        assert sum(each.exchanges for each in reports.sums(connection, reports.TAG, since=since)) == 2 * billed
         assert reports.total(connection, since=since).exchanges == number
     connection.close()
 
 
+@pytest.mark.parametrize("renamed", [False, True])
 @pytest.mark.parametrize(
     ("asked", "plan"),
     [
@@ -235,9 +372,11 @@ def test_a_ledger_of_the_make_of_the_large_one_adds_up(tmp_path: Path, since: st
     ],
 )
 def test_no_question_reads_more_than_it_must(
-    connection: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch, asked: str, plan: str
+    connection: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch, asked: str, plan: str, renamed: bool
 ) -> None:
     write(connection, [pair(n, n, day=n % 3) for n in range(6)])
+    if renamed:
+        rename(connection, {"old": make_opening(0).caller}, tallied=True)
     monkeypatch.setattr(reports, "LOOKED_AT_MAX", 2 if asked == "sums of all time" else 1000)
     statements: list[str] = []
     connection.set_trace_callback(statements.append)

@@ -54,8 +54,8 @@ def test_a_new_row_has_the_defaults_of_a_closing(connection: sqlite3.Connection)
 def test_a_whole_close_writes_the_row_once(connection: sqlite3.Connection, opened: bool) -> None:
     if opened:
         rows.insert(connection, make_opening(1))
-    assert rows.close(connection, make_closing(1), make_opening(1)) is None
-    assert rows.close(connection, make_closing(1), make_opening(1)) == rows.ALREADY  # it meets its own success
+    assert rows.close(connection, make_closing(1), make_opening(1)) == (make_opening(1).caller, "")
+    assert rows.close(connection, make_closing(1), make_opening(1)) == (None, rows.ALREADY)  # it meets its own success
     assert _closing_columns(connection) == [
         ("finished", 22, "acme & sons, gmbh €", '["a", "ü,\\n\\"\'", "b"]'),
     ]
@@ -63,23 +63,23 @@ def test_a_whole_close_writes_the_row_once(connection: sqlite3.Connection, opene
 
 def test_a_close_again_is_taken_for_its_own_success(connection: sqlite3.Connection) -> None:
     rows.insert(connection, make_opening(1))
-    assert rows.close(connection, make_closing(1), None) is None
-    assert rows.close(connection, make_closing(1), None) == rows.ALREADY
+    assert rows.close(connection, make_closing(1), None) == (make_opening(1).caller, "")
+    assert rows.close(connection, make_closing(1), None) == (None, rows.ALREADY)
 
 
 @pytest.mark.parametrize("opening", [None, make_opening(1)], ids=["end", "whole"])
 def test_another_end_is_refused(connection: sqlite3.Connection, opening: Opening | None) -> None:
     rows.insert(connection, make_opening(1))
     rows.close(connection, make_closing(1), None)
-    assert rows.close(connection, make_closing(1, CLIENT_GONE), opening) == "its row has ended as finished"
-    assert rows.close(connection, make_closing(1, output_tokens=1), opening) == "its row has ended as finished"
+    assert rows.close(connection, make_closing(1, CLIENT_GONE), opening) == (None, "its row has ended as finished")
+    assert rows.close(connection, make_closing(1, output_tokens=1), opening) == (None, "its row has ended as finished")
     rows.note(connection, make_closing(1, OPEN))
     assert not rows.close_bare(connection, make_closing(1, CLIENT_GONE))
     assert [row[:2] for row in connection.execute("SELECT ended, output_tokens FROM exchange")] == [("finished", 22)]
 
 
 def test_a_close_of_no_row_is_told(connection: sqlite3.Connection) -> None:
-    assert rows.close(connection, make_closing(1), None) == "its row is not in the ledger"
+    assert rows.close(connection, make_closing(1), None) == (None, "its row is not in the ledger")
 
 
 def test_recovery_reads_only_what_is_open(connection: sqlite3.Connection) -> None:

@@ -106,6 +106,28 @@ def test_the_counts_of_one_subject_are_those_that_are_kept(connection: sqlite3.C
     assert search.count(connection, Wanted(team="t0", tag="a")).total == 2
 
 
+@pytest.mark.parametrize("merged_max", [1, 50])
+def test_the_names_of_a_rotated_key_are_one_caller(
+    connection: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch, merged_max: int
+) -> None:
+    monkeypatch.setattr(search, "_MERGED_MAX", merged_max)
+    callers = ("old", "other", "now", "older", "now", "old")
+    write(connection, *(make_opening(n, caller=caller, session=f"s{n % 2}") for n, caller in enumerate(callers)))
+    book(connection)
+    # The tally of the first was moved; the other's has what began before the rotation and ended after it.
+    connection.execute("DELETE FROM tally WHERE kind = 'caller' AND id = 'older'")
+    connection.execute("UPDATE tally SET exchanges = exchanges + 1 WHERE kind = 'caller' AND id = 'now'")
+    connection.execute("INSERT INTO renamed VALUES ('old', 'now'), ('older', 'now')")
+    for caller, numbers in (("now", [5, 4, 3, 2, 0]), ("old", [5, 0]), ("older", [3]), ("other", [1])):
+        assert found(connection, Wanted(caller=caller)) == numbers
+        assert search.count(connection, Wanted(caller=caller)) == Count(len(numbers), True)
+        assert found(connection, Wanted(caller=caller, session="s1")) == [n for n in numbers if n % 2]
+    assert found(connection, Wanted(caller="now"), limit=2, offset=2) == [3, 2]
+    monkeypatch.setattr(search, "LOOKED_AT_MAX", 2)
+    assert found(connection, Wanted(caller="now", tag="a")) == [5, 4]
+    assert search.count(connection, Wanted(caller="now", tag="a")) == Count(2, False)
+
+
 def test_no_more_is_looked_at_than_the_bound(connection: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(search, "LOOKED_AT_MAX", 4)
     write(connection, *(make_opening(n, team=f"t{n % 2}", tags=("a",)) for n in range(10)))
@@ -127,11 +149,14 @@ def test_whatever_is_asked_for_is_what_a_plain_look_finds(connection: sqlite3.Co
     few = st.sampled_from(("a", "b"))
     maybe = st.none() | few
     connection.execute("DELETE FROM exchange")
+    connection.execute("DELETE FROM renamed")
+    renamed = data.draw(st.sampled_from(({}, {"c": "a"}, {"c": "b", "a": "b"})))
+    connection.executemany("INSERT INTO renamed VALUES (?, ?)", renamed.items())
     openings = [
         make_opening(
             number,
             accepted_us=T0 + data.draw(st.integers(0, 3)),
-            caller=data.draw(few),
+            caller=data.draw(st.sampled_from(("a", "b", "c"))),
             tags=tuple(data.draw(st.lists(few, unique=True))),
             **{name: data.draw(maybe) for name in NAMES[1:]},
         )
@@ -147,12 +172,18 @@ def test_whatever_is_asked_for_is_what_a_plain_look_finds(connection: sqlite3.Co
         number
         for number, opening in enumerate(openings)
         if number not in running
-        and all(wanted[name] in (None, getattr(opening, name)) for name in NAMES)
+        and all(wanted[name] in (None, getattr(opening, name)) for name in NAMES[1:])
+        and wanted["caller"] in (None, opening.caller, renamed.get(opening.caller))
         and (wanted["tag"] is None or wanted["tag"] in opening.tags)
         and (wanted["since_us"] or 0) <= opening.accepted_us < (wanted["until_us"] or T0 + 9)
     ]
     plain.sort(key=lambda number: (openings[number].accepted_us, number), reverse=True)
-    assert found(connection, Wanted(**wanted)) == plain
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(search, "_MERGED_MAX", data.draw(st.sampled_from((1, 50))))
+        assert found(connection, Wanted(**wanted)) == plain
+        assert found(connection, Wanted(**wanted), offset=1, limit=2) == plain[1:3]
+        wanted["since_us"] = wanted["since_us"] or 0  # counted one by one
+        assert search.count(connection, Wanted(**wanted)) == Count(len(plain), True)
 
 
 @pytest.mark.parametrize(
@@ -166,9 +197,12 @@ def test_whatever_is_asked_for_is_what_a_plain_look_finds(connection: sqlite3.Co
         (Wanted(customer="c", user="u"), "exchange_customer"),
         (Wanted(user="u", team="t", tag="a"), "exchange_user"),
         (Wanted(team="t"), "exchange_team"),
+        (Wanted(caller="rotated"), "exchange_caller"),
+        (Wanted(caller="rotated", session="s"), "exchange_session"),
     ],
 )
 def test_each_search_has_its_index(connection: sqlite3.Connection, wanted: Wanted, index: str) -> None:
+    connection.execute("INSERT INTO renamed VALUES ('old', 'rotated'), ('older', 'rotated')")
     asked: list[str] = []
     connection.set_trace_callback(asked.append)
     search.rows(connection, wanted)

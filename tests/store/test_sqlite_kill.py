@@ -11,7 +11,7 @@ from pathlib import Path
 
 import trio
 
-from tests.store.laws import kept_sums, summed
+from tests.store.laws import kept_sums, known, summed
 from tests.store.victim import CLAIM, COST
 from tproxy.store.base import FINISHED, LOST
 from tproxy.store.reading import recent
@@ -64,5 +64,5 @@ def test_a_kill_loses_nothing_and_doubles_nothing(tmp_path: Path) -> None:
         booked = ended.count(FINISHED) * COST + ended.count(LOST) * CLAIM.amount_nano
         assert connection.execute("SELECT spent_nano, held_nano FROM budget").fetchall() == [(booked, 0)]
         assert connection.execute("SELECT * FROM reservation").fetchall() == []
-        assert kept_sums(connection) == summed(recent(path, 1_000_000))
+        assert kept_sums(connection) == summed(recent(path, 1_000_000), known(connection))
         assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sqlite3
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, closing
@@ -14,13 +15,14 @@ import pytest
 import trio
 import trio.testing
 
-from tests.store.laws import T0, kept_sums, make_closing, make_opening, make_subject, summed, until
+from tests.store.laws import T0, kept_sums, known, make_closing, make_opening, make_subject, summed, until
 from tests.store.test_sqlite_faults import Frail
 from tproxy.errors import LedgerUnavailable
 from tproxy.store import money, sqlite
 from tproxy.store.base import EXACT, EXPECTED, FINISHED, HARD, LOST, OPEN, PARTIAL, SOFT, Claim, Refusal, Standing
 from tproxy.store.reading import reading, recent
 from tproxy.store.sqlite import SqliteLedger, open_ledger
+from tproxy.store.subject_changes import Changes
 from tproxy.store.subjects import Budget, Subject, from_document
 from tproxy.store.ticket import SqliteTicket
 
@@ -55,7 +57,7 @@ class Book:
     @property
     def sums_are_right(self) -> bool:
         with reading(self.path) as connection:
-            return kept_sums(connection) == summed(recent(self.path, 100_000))
+            return kept_sums(connection) == summed(recent(self.path, 100_000), known(connection))
 
 
 @pytest.fixture
@@ -96,10 +98,10 @@ TAGS = "SELECT id FROM subject WHERE kind = 'tag' ORDER BY id"
 
 async def test_a_change_gives_its_result_once_it_is_in_the_file(book: Book) -> None:
     async with book.open() as ledger:
-        freed = ledger.freed
+        freed = [ledger.freed("team", "core"), ledger.freed("key", "x")]
         assert await ledger.write(_put(1)) == 1
         assert book.ask(TAGS) == [("1",)]
-        assert freed.is_set()  # it may have raised a limit
+        assert [event.is_set() for event in freed] == [True, True]  # it may have raised a limit
 
 
 @pytest.mark.parametrize(
@@ -267,7 +269,11 @@ async def test_made_up_names_fill_nothing(book: Book) -> None:
             ledger.close(make_closing(n, cost_nano=1))
     assert [id for id, _ in book.ask(CUSTOMERS)] == ["c0", "c1", "c2"]
     assert book.faults == ["there are 3 customers: no new ones are made"]
-    assert book.ask("SELECT count(*) FROM tally WHERE kind = 'customer'") == [(20,)]  # billed all the same
+    sums = (
+        "SELECT 'tally', id FROM tally WHERE kind = 'customer' UNION ALL SELECT 'daily', id FROM daily WHERE kind = ?"
+    )
+    assert book.ask(sums, "customer") == [("tally", "c2"), ("daily", "c2")]  # the first two came to nothing
+    assert {row["customer"] for row in recent(book.path)} == {f"c{n}" for n in range(20)}
 
 
 # Ends and starts
@@ -376,19 +382,40 @@ async def test_extensions_are_dropped_when_it_lags(book: Book, monkeypatch: pyte
         assert book.figures == [(0, 5)]
 
 
-async def test_an_extension_that_no_column_can_hold_is_told(book: Book) -> None:
+async def test_who_waits_for_money_is_forgotten_when_he_leaves(book: Book) -> None:
     async with book.open() as ledger:
-        await _govern(ledger, make_subject("user", "ada", Budget()))
-        await _admitted(ledger, 1, [Claim("user", "ada", EXPECTED, 5)])
-        ledger.extend(make_opening(1).id, 2**63, lambda refusal: None)
-        ledger.extend(make_opening(1).id, 2**63 - 1, lambda refusal: None)
-        await _admitted(ledger, 2, [Claim("user", "ada", EXPECTED, 0)])
-        refused = ledger.open(make_opening(3), [Claim("user", "ada", EXPECTED, 9)])
-        with pytest.raises(LedgerUnavailable, match="cannot be recorded"):
-            await refused.admitted()
-        assert book.figures == [(0, 2**63 - 1)]
-        assert [row["id"] for row in recent(book.path)[::-1]] == [make_opening(n).id for n in (1, 2)]
-    assert len(book.faults) == 2
+        event = ledger.freed("customer", "a")
+        assert ledger.freed("customer", "a") is event
+        assert [ledger.freed("customer", str(n)).is_set() for n in range(100)] == [False] * 100
+        gc.collect()
+        assert list(ledger._freed) == [("customer", "a")]
+
+
+async def test_a_stream_that_runs_while_its_key_is_regenerated_is_summed_under_the_new_one(book: Book) -> None:
+    async with book.open() as ledger:
+        opening = make_opening(1)
+        old = opening.caller.removeprefix("key:")
+        for n in (1, 2, 4):
+            ledger.open(make_opening(n, caller="key:other" if n == 2 else opening.caller))
+        ledger.close(make_closing(4, cost_nano=3))
+
+        def regenerate(connection: sqlite3.Connection) -> None:
+            changes = Changes(connection, T0, UTC, {}, {})
+            changes.insert(Subject(kind="key", id=old))
+            changes.regenerate(old, "new", lambda key: key, None)
+
+        await ledger.write(regenerate)
+        for n in (1, 2):
+            ledger.close(make_closing(n, cost_nano=5))
+        await _barrier(ledger)
+        tallies = "SELECT id, exchanges, cost_nano FROM tally WHERE kind = 'caller' ORDER BY id"
+        assert book.ask(tallies) == [("key:new", 2, 8), ("key:other", 1, 5)]
+        assert {row["id"]: row["caller"] for row in recent(book.path)} == {
+            opening.id: "key:new",
+            make_opening(2).id: "key:other",
+            make_opening(4).id: opening.caller,
+        }
+    assert book.faults == []
 
 
 async def test_only_so_many_of_the_refused_are_remembered(book: Book, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -439,7 +466,7 @@ async def test_a_close_whose_commit_fails_is_booked_once(book: Book, frail: type
     async with book.open() as ledger:
         await _govern(ledger, make_subject("team", "core", 100))
         await _admitted(ledger, 1, CORE)
-        freed = ledger.freed
+        freed = ledger.freed("team", "core")
         frail.fails = when
         ledger.close(make_closing(1, cost_nano=2))
         with trio.fail_after(10):
@@ -492,7 +519,7 @@ async def test_no_number_of_exchanges_overshoots_a_hard_budget(book: Book) -> No
 
         async def live(number: int) -> None:
             while True:
-                freed = ledger.freed
+                freed = ledger.freed("team", "x")
                 refusal = await ledger.open(make_opening(number), claims).admitted()
                 if refusal is None:
                     break
@@ -526,7 +553,7 @@ async def test_what_is_given_back_is_used_by_those_who_wait(book: Book) -> None:
 
         async def live(number: int) -> None:
             while True:
-                freed = ledger.freed
+                freed = ledger.freed("key", "x")
                 refusal = await ledger.open(make_opening(number), claims).admitted()
                 if refusal is None:
                     break

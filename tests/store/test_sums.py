@@ -8,13 +8,18 @@ from typing import Any
 
 import pytest
 
-from tests.store.laws import T0, kept_sums, make_closing, make_opening, summed
+from tests.store.laws import T0, kept_sums, known, make_closing, make_opening, summed
+from tproxy.store import subject_rows
 from tproxy.store.base import CLIENT_GONE, ESTIMATED, EXACT, FINISHED, LOST, OPEN, PARTIAL, REFUSED, UNPRICED
 from tproxy.store.migrate import migrate, shipped
 from tproxy.store.money import FIGURE_MAX, Tally, tallies
+from tproxy.store.subjects import Subject
 from tproxy.store.sums import Sums
 
 DAY = 86_400_000_000
+CUSTOMERS = [make_opening(1).customer or "", "x\0y"]
+TOKENS = ("input", "output", "cache_read", "cache_write_5m", "cache_write_1h")
+NOTHING: dict[str, Any] = {f"{name}_tokens": None for name in TOKENS} | {"cost_nano": None}
 
 
 @pytest.fixture
@@ -35,7 +40,8 @@ def _pairs() -> Iterator[tuple[Any, Any]]:
     whose: list[dict[str, Any]] = [
         {},
         {"team": None, "user": None, "customer": None, "tags": ()},
-        {"team": "", "tags": ("a", "[1]", 'ü"\\'), "caller": "anonymous", "model_asked": None},
+        {"customer": "x\0y", "team": None},
+        {"customer": "made up", "team": "", "tags": ("a", "[1]", 'ü"\\'), "caller": "anonymous", "model_asked": None},
     ]
     ends: list[dict[str, Any]] = [
         {"certainty": EXACT, "cost_nano": 70},
@@ -44,6 +50,10 @@ def _pairs() -> Iterator[tuple[Any, Any]]:
         {"certainty": ESTIMATED, "status": 529, "ended": REFUSED, "model_served": ""},
         {"certainty": EXACT, "status": 404, "input_tokens": None, "output_tokens": None},
         {"certainty": EXACT, "cost_nano": None, "status": None, "cache_read_tokens": None},
+        NOTHING | {"ended": REFUSED, "status": 400},
+        NOTHING | {"cost_nano": 1},
+        NOTHING | {"output_tokens": 1},
+        NOTHING | {"cache_write_1h_tokens": 1},
     ]
     for number, (opening, closing, day) in enumerate(product(whose, ends, (0, 1))):
         changes = {"accepted_us": T0 + day * DAY - number, "expected_nano": (None, 60, 90)[number % 3]} | opening
@@ -51,6 +61,9 @@ def _pairs() -> Iterator[tuple[Any, Any]]:
 
 
 def test_they_are_what_the_rows_come_to(connection: sqlite3.Connection) -> None:
+    for name in CUSTOMERS:
+        subject_rows.insert(connection, Subject(kind="customer", id=name))
+    assert known(connection) == set(CUSTOMERS)
     kept = []
     sums = Sums()
     for number, (opening, closing) in enumerate(_pairs()):
@@ -58,10 +71,10 @@ def test_they_are_what_the_rows_come_to(connection: sqlite3.Connection) -> None:
         kept.append(_row(opening, closing))
         if number % 7 == 0:  # some in one batch, some in another
             sums.flush(connection)
-            assert kept_sums(connection) == summed(kept)
+            assert kept_sums(connection) == summed(kept, CUSTOMERS)
     sums.flush(connection)
     sums.flush(connection)
-    assert kept_sums(connection) == summed(kept)
+    assert kept_sums(connection) == summed(kept, CUSTOMERS)
 
 
 def _row(opening: Any, closing: Any) -> dict[str, Any]:
@@ -81,7 +94,7 @@ def test_a_file_from_before_gets_the_sums_of_its_rows() -> None:
         values = [json.dumps(row[name], ensure_ascii=False) if name == "tags" else row[name] for name in there]
         old.execute(f"INSERT INTO exchange ({', '.join(there)}) VALUES ({', '.join('?' * len(there))})", values)
     migrate(old, now_us=1, migrations=shipped()[:2])
-    assert kept_sums(old) == summed(kept)
+    assert kept_sums(old) == summed(kept, [*CUSTOMERS, "made up"])
     old.close()
 
 

@@ -1,10 +1,13 @@
 """The decision before the upstream is dialled, and the row that it opens.
 
     allowed? ──► within its limits? ──► money enough? ──► row open
+        ▲                                    │
+        └── others hold it: wait, ask anew ──┘
 
 The first two are decided synchronously from what is at hand, by `allow.py` and `limits.py`; the third is asked of the
-ledger, where it is decided together with the row, and may have to wait for others (`spending.py`). Who is refused
-leaves no row and has used up nothing.
+ledger, where it is decided together with the row, and may have to wait for others (`spending.py`, `line.py`). After a
+wait everything is decided anew: the key may have been blocked, or have other budgets. Who is refused leaves no row and
+has used up nothing.
 """
 
 from __future__ import annotations
@@ -14,20 +17,24 @@ from dataclasses import dataclass, field, replace
 
 import trio
 
-from tproxy.errors import Header, LedgerUnavailable
+from tproxy.errors import BadRequest, ClientGone, Header, LedgerUnavailable
 from tproxy.flow.allow import check_customer, check_model, check_route
 from tproxy.flow.attribution import Attribution, attribute, user_agent
 from tproxy.flow.expect import Expectations, Expected
-from tproxy.flow.identify import Caller, Directory
+from tproxy.flow.identify import Caller, Directory, shown
 from tproxy.flow.limits import Limiter, Taken
+from tproxy.flow.line import Line
 from tproxy.flow.route import Passage
-from tproxy.flow.spending import Costs, claims_of, mode_of, reserve
-from tproxy.protocol.bound import Bound, Unboundable, at_least, at_most, read_demand
+from tproxy.flow.spending import Costs, claims_of, may_fit, mode_of, refused, until
+from tproxy.protocol.bound import at_least, at_most, read_demand
+from tproxy.protocol.keys import masked
 from tproxy.protocol.pricing import PriceBook
 from tproxy.protocol.request import RequestFacts
 from tproxy.store import base, subjects
-from tproxy.store.base import Claim, Closing, Ledger, Opening, Standing, Ticket
+from tproxy.store.base import Claim, Closing, Ledger, Opening, Refusal, Standing, Ticket
 from tproxy.store.subjects import Subject
+
+_STALE_SECONDS = 0.05  # until a change that is in the ledger is in the directory too
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +50,7 @@ class Governance:
     directory: Directory
     limiter: Limiter
     expectations: Expectations
+    line: Line
     prices: PriceBook
     budget_mode: str = base.EXPECTED
     budget_wait: float = 5.0
@@ -54,9 +62,9 @@ class Asking:
     """One request, as far as admission looks at it.
 
     Args:
-        facts, body: what the body says, and the plain body; None where it passes unread.
+        identify: tells who asks, or raises; asked again after each wait.
+        facts, body: what the body says, and the plain body; None where it passes unread, or cannot be read.
         left: set when the client has left, where the server tells.
-        check: raises unless the caller still is who it was; asked again after each wait.
         count_tokens: asks the upstream for the number of input tokens; None where it does not tell.
     """
 
@@ -64,7 +72,7 @@ class Asking:
     accepted_us: int
     passage: Passage
     upstream: str
-    caller: Caller
+    identify: Callable[[], Caller]
     headers: Sequence[Header]
     facts: RequestFacts | None = None
     body: bytes | None = None
@@ -72,7 +80,6 @@ class Asking:
     client_address: str | None = None
     left: trio.Event | None = None
     count_tokens: Callable[[bytes], Awaitable[int | None]] | None = None
-    check: Callable[[], None] = lambda: None
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,41 +102,126 @@ async def admit(govern: Governance, ledger: Ledger, asking: Asking, abort: Calla
 
     Raises:
         ModelNotAllowed, RouteNotAllowed, CustomerBlocked, RateLimited, BudgetExceeded, BudgetReserved: refused.
+        AuthenticationFault: the key was blocked, replaced or deleted while the request waited.
+        BadRequest: the body cannot be read, and what it asks for is held to budgets or limits.
         LedgerUnavailable: what is not recorded is not served.
         ClientGone: the client left while it waited for money.
     """
-    caller, passage, facts = asking.caller, asking.passage, asking.facts
-    check_route(caller, passage)
-    check_model(caller, passage, facts.model if facts is not None else None)
-    about = attribute(asking.headers, facts, caller)
-    governors = governing(govern.directory, caller, about)
-    for each in governors:
-        check_customer(each)
-    if not ledger.writable:
-        raise LedgerUnavailable("The ledger cannot be written now, so no request is served. Try again shortly.")
-    costs = _costs(govern, asking, governors)
-    taken = _take(govern, asking, governors, costs.expected)
+    attempt = _Attempt(govern, ledger, asking, abort)
     try:
-        claims = claims_of(governors, caller, passage, costs, govern.budget_mode)
-        opening = _opening(asking, about, costs.expected)
-        if not claims:
-            return Admission(ledger.open(opening), taken, costs)
-        waits = [s.terms.wait for s in governors if s.terms.budgets and s.terms.wait is not None]
-        ticket, claims = await reserve(
-            ledger,
-            opening,
-            claims,
-            governors,
-            costs,
-            wait=min(waits, default=govern.budget_wait),
-            left=asking.left,
-            check=asking.check,
-            abort=abort,
-        )
+        outcome = await attempt.decide()
+        while isinstance(outcome, Refusal):
+            outcome = await _wait_in_line(attempt, outcome)
+        return outcome
     except BaseException:
-        taken.give_back()
+        attempt.give_back()
         raise
-    return Admission(ticket, taken, costs, claims, governors, ticket.standings)
+
+
+async def _wait_in_line(attempt: _Attempt, refusal: Refusal) -> Admission | Refusal:
+    """Stand in line for the budget that refused, until it lets the exchange in or another one refuses it.
+
+    Raises:
+        BudgetReserved: it took too long; and whatever `decide` raises.
+    """
+    ledger, left, deadline = attempt.ledger, attempt.asking.left, attempt.deadline
+    subject = (refusal.standing.kind, refusal.standing.subject)
+    outcome: Admission | Refusal = refusal
+    with attempt.govern.line.place(subject) as first:
+        await until(first, deadline, left)
+        while isinstance(outcome, Refusal) and subject == (outcome.standing.kind, outcome.standing.subject):
+            if trio.current_time() >= deadline:
+                raise refused(outcome, attempt.governors)
+            freed = ledger.freed(*subject)  # before it is tried: what is given back from now on is not missed
+            outcome = await attempt.decide()
+            if isinstance(outcome, Refusal):
+                soon = trio.current_time() + _STALE_SECONDS if outcome.stale else deadline
+                await until(freed, min(deadline, soon), left)
+    return outcome
+
+
+class _Attempt:
+    """One request on its way in. `decide` may be asked again after each wait."""
+
+    def __init__(self, govern: Governance, ledger: Ledger, asking: Asking, abort: Callable[[], Closing]) -> None:
+        self.govern = govern
+        self.ledger = ledger
+        self.asking = asking
+        self.governors: Sequence[Subject] = ()
+        self.deadline = 0.0
+        self._abort = abort
+        self._taken: Taken | None = None
+        self._counted: int | None = None
+        self._asked_for_count = False
+
+    def give_back(self) -> None:
+        """Take nothing of the limits after all."""
+        if self._taken is not None:
+            self._taken.give_back()
+
+    async def decide(self) -> Admission | Refusal:
+        """Let it in; or tell which budget cannot hold it, because others hold its money.
+
+        Raises:
+            Fault: it is refused for good.
+        """
+        govern, asking = self.govern, self.asking
+        caller = asking.identify()
+        passage, facts = asking.passage, asking.facts
+        check_route(caller, passage)
+        about = attribute(asking.headers, facts, caller)
+        self.governors = governing(govern.directory, caller, about)
+        if not caller.is_master:
+            check_model(self.governors, passage, facts.model if facts is not None else None)
+        for each in self.governors:
+            check_customer(each)
+        if not caller.is_master:
+            _check_readable(asking, self.governors)
+        if not self.ledger.writable:
+            raise LedgerUnavailable("The ledger cannot be written now, so no request is served. Try again shortly.")
+        costs = _costs(govern, asking, caller, self.governors, self._counted)
+        if self._taken is None:
+            self._taken = _take(govern, asking, caller, self.governors, costs.expected)
+            waits = [s.terms.wait for s in self.governors if s.terms.budgets and s.terms.wait is not None]
+            self.deadline = trio.current_time() + min(waits, default=govern.budget_wait)
+        claims = claims_of(self.governors, caller, passage, costs, govern.budget_mode)
+        opening = _opening(asking, caller, about, costs.expected)
+        if not claims:
+            return Admission(self.ledger.open(opening), self._taken, costs)
+        ticket = self.ledger.open(opening, claims)
+        try:
+            refusal = await ticket.admitted()
+        except BaseException:
+            self.ledger.close(self._abort())
+            raise
+        if refusal is None:
+            return Admission(ticket, self._taken, costs, claims, self.governors, ticket.standings)
+        if may_fit(refusal, costs) and await self._count():
+            return await self.decide()
+        if not refusal.held_only:
+            raise refused(refusal, self.governors)
+        return refusal
+
+    async def _count(self) -> bool:
+        """Ask the upstream, once, how many tokens the input has. Whether it told."""
+        ask, body = self.asking.count_tokens, self.asking.body
+        if self._asked_for_count or ask is None or body is None:
+            return False
+        self._asked_for_count = True
+        left = self.asking.left
+        async with trio.open_nursery() as nursery:
+
+            async def give_up() -> None:
+                if left is not None:
+                    await left.wait()
+                    nursery.cancel_scope.cancel()
+
+            nursery.start_soon(give_up)
+            self._counted = await ask(body)  # has a deadline of its own
+            nursery.cancel_scope.cancel()
+        if left is not None and left.is_set():
+            raise ClientGone
+        return self._counted is not None
 
 
 def governing(directory: Directory, caller: Caller, about: Attribution) -> list[Subject]:
@@ -139,32 +231,44 @@ def governing(directory: Directory, caller: Caller, about: Attribution) -> list[
     return [*caller.subjects, *(subject for subject in found if subject is not None)]
 
 
-def _costs(govern: Governance, asking: Asking, governors: Sequence[Subject]) -> Costs:
+def _check_readable(asking: Asking, governors: Sequence[Subject]) -> None:
+    """What is held to budgets or limits must say clearly what it asks for: the upstream may read it otherwise."""
+    if not asking.passage.inference or (asking.facts is not None and asking.facts.model is not None):
+        return
+    for subject in governors:
+        if subject.terms.budgets or subject.terms.limited:
+            why = asking.facts.problem if asking.facts is not None else "It cannot be decoded."
+            raise BadRequest(
+                f"The {subject.kind} {shown(subject)!r} has budgets or limits, so the body must say clearly what it "
+                f"asks for. {why or 'It names no model.'}"
+            )
+
+
+def _costs(
+    govern: Governance, asking: Asking, caller: Caller, governors: Sequence[Subject], counted: int | None
+) -> Costs:
     """What the exchange may come to, as far as somebody wants to know."""
-    facts, body = asking.facts, asking.body
-    if facts is None or body is None or not asking.passage.inference or asking.caller.is_master:
+    facts, body, at_us = asking.facts, asking.body, asking.accepted_us
+    if facts is None or body is None or not asking.passage.inference or caller.is_master:
         return Costs()
     modes = {mode_of(subject, govern.budget_mode) for subject in governors if subject.terms.budgets}
     expected: Expected | None = None
     if base.EXPECTED in modes or any(subject.terms.limited for subject in governors):
         expected = govern.expectations.expect(
-            asking.caller.id, facts.model or "", body, facts.max_tokens, govern.prices, asking.accepted_us
+            caller.id, facts.model or "", body, facts.max_tokens, govern.prices, at_us
         )
     if base.HARD not in modes:
         return Costs(expected)
     demand = read_demand(body, asking.betas)
     demand = replace(demand, geo=demand.geo or govern.default_geo)
-    most = at_most(demand, govern.prices, asking.accepted_us)
-
-    async def count() -> Bound | Unboundable:
-        tokens = await asking.count_tokens(body) if asking.count_tokens is not None else None
-        return most if tokens is None else at_most(demand, govern.prices, asking.accepted_us, tokens)
-
-    return Costs(expected, most, at_least(demand, govern.prices, asking.accepted_us), count)
+    most = at_most(demand, govern.prices, at_us, counted)
+    return Costs(expected, most, at_least(demand, govern.prices, at_us))
 
 
-def _take(govern: Governance, asking: Asking, governors: Sequence[Subject], expected: Expected | None) -> Taken:
-    held_to = () if asking.caller.is_master else [s for s in governors if s.terms.limited]
+def _take(
+    govern: Governance, asking: Asking, caller: Caller, governors: Sequence[Subject], expected: Expected | None
+) -> Taken:
+    held_to = () if caller.is_master else [s for s in governors if s.terms.limited]
     return govern.limiter.take(
         held_to,
         asking.facts.model if asking.facts is not None else None,
@@ -174,13 +278,13 @@ def _take(govern: Governance, asking: Asking, governors: Sequence[Subject], expe
     )
 
 
-def _opening(asking: Asking, about: Attribution, expected: Expected | None) -> Opening:
-    facts, caller = asking.facts, asking.caller
+def _opening(asking: Asking, caller: Caller, about: Attribution, expected: Expected | None) -> Opening:
+    facts = asking.facts
     return Opening(
         id=asking.id,
         accepted_us=asking.accepted_us,
         method=asking.passage.method,
-        path=asking.passage.path.decode("ascii"),
+        path=masked(asking.passage.path.decode("ascii")),
         upstream=asking.upstream,
         model_asked=facts.model if facts is not None else None,
         stream=facts.stream if facts is not None else None,

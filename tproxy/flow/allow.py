@@ -1,7 +1,8 @@
 """What a caller may ask for: which models, which routes; and which customers are served.
 
-Every list that has entries has a say: the key's, its team's and its user's. A name on a list may hold `*`, which stands
-for any text; nothing else in it is special, for ids may hold brackets, as in `claude-opus-4-8[1m]`.
+Every list that has entries has a say: the key's, its team's and its user's, and of models those of the tags too. A name
+on a list may hold `*`, which stands for any text; nothing else in it is special, for ids may hold brackets, as in
+`claude-opus-4-8[1m]`.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ def check_route(caller: Caller, passage: Passage) -> None:
                 raise RouteNotAllowed(f"The {subject.kind} {shown(subject)!r} may not use {path[:200]!r}.")
 
 
-def check_model(caller: Caller, passage: Passage, model: str | None) -> None:
+def check_model(subjects: Iterable[Subject], passage: Passage, model: str | None) -> None:
     """Raise ModelNotAllowed if there is a list of models and `model` is not certainly on each.
 
     Only the body of a held path says which model it runs: a batch, say, names one in each of its requests. A path that
@@ -36,7 +37,7 @@ def check_model(caller: Caller, passage: Passage, model: str | None) -> None:
     """
     if passage.free and not passage.held:
         return
-    for subject in caller.subjects:
+    for subject in subjects:
         allowed = _models(subject)
         by_model = allowed or subject.terms.model_rpm or subject.terms.model_tpm
         who = f"The {subject.kind} {shown(subject)!r}"

@@ -1,7 +1,7 @@
 """On whose behalf a request is made: the customer, the tags, the session, the agents.
 
-All of it comes from clients and is bounded before it is kept. It is believed, as LiteLLM believes it: whoever holds a
-key says on whose behalf it is used.
+All of it comes from clients: it is bounded before it is kept, and what looks like a key in it is left out. It is
+believed, as LiteLLM believes it: whoever holds a key says on whose behalf it is used.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from tproxy.errors import Header
 from tproxy.flow.identify import Caller
 from tproxy.protocol import headers as header
+from tproxy.protocol.keys import masked
 from tproxy.protocol.request import RequestFacts
 
 _CUSTOMER_HEADERS = (b"x-tproxy-customer", b"x-litellm-customer-id", b"x-litellm-end-user-id")
@@ -73,19 +74,19 @@ def _customer(headers: Sequence[Header], facts: RequestFacts | None) -> str | No
             return found
     if facts is None:
         return None
-    return facts.litellm_user or facts.user_id
+    found = facts.litellm_user or facts.user_id
+    return masked(found) if found else None
 
 
 def _tags(headers: Sequence[Header], facts: RequestFacts | None, caller: Caller) -> tuple[str, ...]:
-    """The tags of headers, body and key, all joined, in this order."""
-    found: list[str] = []
+    """The tags of key, headers and body, all joined, in this order: those that are too many are a client's."""
+    found = [*caller.tags]
     for name in _TAG_HEADERS:
         for value in header.get_all(headers, name):
             found += [tag.strip() for tag in value.decode("utf-8", "replace").split(",")]
     found += facts.litellm_tags if facts is not None else ()
-    found += caller.tags
-    return tuple(dict.fromkeys(tag[:_MAX_TEXT] for tag in found if tag))[:_MAX_TAGS]
+    return tuple(dict.fromkeys(masked(tag[:_MAX_TEXT]) for tag in found if tag))[:_MAX_TAGS]
 
 
 def _text(value: bytes | None) -> str | None:
-    return value.decode("utf-8", "replace").strip()[:_MAX_TEXT] or None if value is not None else None
+    return masked(value.decode("utf-8", "replace").strip()[:_MAX_TEXT]) or None if value is not None else None

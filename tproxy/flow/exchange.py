@@ -20,8 +20,6 @@ import structlog
 import trio
 
 from tproxy.errors import (
-    BudgetExceeded,
-    BudgetReserved,
     ClientFault,
     ClientGone,
     Draining,
@@ -39,18 +37,19 @@ from tproxy.flow.answers import error_event, fault_headers, json_head
 from tproxy.flow.body import SMALL_BYTES, Held, Receive, RequestBody, announced_length
 from tproxy.flow.course import Course
 from tproxy.flow.forward import Client, Send, forward, watch
-from tproxy.flow.identify import ANONYMOUS, KeyRing, check_open
+from tproxy.flow.identify import ANONYMOUS, Caller, KeyRing, check_open
 from tproxy.flow.outgoing import Outgoing, Read, Upstream, read_body
 from tproxy.flow.request import Request
 from tproxy.flow.route import Passage
 from tproxy.flow.settle import prompt_tokens, settle
-from tproxy.flow.spending import explain, following
+from tproxy.flow.spending import cut, following
 from tproxy.flow.tap import Tap
 from tproxy.money import usd
 from tproxy.protocol import headers as header
 from tproxy.protocol.headers import Credential
+from tproxy.protocol.keys import masked
 from tproxy.store import base
-from tproxy.store.base import Closing, Ledger, Refusal, Standing, Ticket
+from tproxy.store.base import Closing, Ledger, Refusal, Ticket
 from tproxy.store.subjects import KEY
 from tproxy.wire.pool import Body
 
@@ -144,19 +143,20 @@ class Exchange:
                 read = read_body(request, self.passage, await incoming.whole(), services.max_body_bytes)
                 body = read.body
                 self.course.model_asked = read.facts.model if read.facts is not None else None
-                credential = self._identify()  # again: a body may take its time, and a change counts at once
             headers = read.headers if read is not None else request.headers
             outgoing = services.upstream.request(request, self.passage, headers, body, credential, announced)
             self.course.bytes_in = incoming.length
+            client = self._client = self._answering(send)
             admission = await self._admit(read, credential)
-            client = self._client = self._answering(send, admission)
+            del read, body  # what is still needed of them is in `outgoing`
             try:
+                client.ids = (*client.ids, *_headers(admission))
                 fault = await self._exchange(outgoing, admission, receive, client)
                 if fault is not None:
                     await self._tell(fault, admission.ticket, client)
             finally:
                 self.course.bytes_in = incoming.length
-                self._close(client, admission, read)
+                self._close(client, admission)
         finally:
             incoming.release()
 
@@ -183,7 +183,7 @@ class Exchange:
             accepted_us=self.course.accepted_us,
             passage=self.passage,
             upstream=services.upstream_name,
-            caller=self.caller,
+            identify=self._who,
             headers=request.headers,
             facts=read.facts if read is not None else None,
             body=read.plain if read is not None else None,
@@ -191,32 +191,23 @@ class Exchange:
             client_address=request.client_address,
             left=request.left,
             count_tokens=count_tokens,
-            check=self._check,
         )
         return await admit(services.govern, services.ledger, asking, self._never_sent)
 
-    def _check(self) -> None:
-        """Raise unless the caller still is who it was: its key may be blocked or replaced while it waits for money."""
-        before = self.caller
+    def _who(self) -> Caller:
+        """Who asks, now: a body may take its time, and money be waited for, and a change of a key counts at once."""
         self._identify()
-        if self.caller != before:
-            raise BudgetReserved("The key of this request was changed while it waited for money. Send it again.")
+        return self.caller
 
     def _never_sent(self) -> Closing:
         """The end of a row that was opened while its exchange was cancelled."""
         self.course.broken = base.FAILED
         return settle(self.course, self.tap.outcome, self._prices)
 
-    def _answering(self, send: Send, admission: Admission) -> Client:
-        """The client, and what it is told beside the answer: the exchange's id, and what is left of its limits."""
+    def _answering(self, send: Send) -> Client:
         services = self.services
-        return Client(
-            send,
-            self._on_gone,
-            ids=(*self.ids, *admission.taken.headers(trio.current_time()), *budget_headers(admission.standings)),
-            pseudonym=services.upstream.pseudonym,
-            bases=self.request.bases(services.base_url, self.passage.prefix),
-        )
+        bases = self.request.bases(services.base_url, self.passage.prefix)
+        return Client(send, self._on_gone, ids=self.ids, pseudonym=services.upstream.pseudonym, bases=bases)
 
     async def _exchange(
         self, outgoing: Outgoing, admission: Admission, receive: Receive, client: Client
@@ -229,9 +220,15 @@ class Exchange:
         )
 
         def on_batch() -> None:
-            self._note()
-            if follow is not None and self.tap.outcome.started:
-                follow.see(settle(self.course, self.tap.outcome, self._prices, running=True))
+            if not self.tap.outcome.started:
+                return
+            try:
+                so_far = settle(self.course, self.tap.outcome, self._prices, running=True)
+                self._note(so_far)
+                if follow is not None:
+                    follow.see(so_far)
+            except Exception:  # the books are in trouble, but not the stream
+                bugs.exception("exchange %s cannot be followed", self.course.id)
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.tap.run, on_batch)
@@ -261,8 +258,9 @@ class Exchange:
         client = self._client
         if client is None or client.ending is not None:
             return
-        client.ending = BudgetExceeded(explain(refusal, f"{refusal.standing.kind} of this stream"))
-        if client.between_events:
+        client.ending = cut(refusal)
+        # Where no event can be added, breaking the answer off is all that can be done.
+        if client.between_events or not client.is_open_stream:
             self._relaying.cancel()
 
     async def _tell(self, fault: Fault, ticket: Ticket, client: Client) -> None:
@@ -271,8 +269,9 @@ class Exchange:
         if client.gone:
             return
         self.course.broken = _ending(fault)
-        if fault is client.ending and client.between_events:
+        if fault is client.ending:
             self.course.broken = base.CUT_AT_BUDGET
+        if fault is client.ending and client.between_events:
             await client.body(error_event(fault, self.course.id), more=False)
         if client.answered:
             return
@@ -285,25 +284,37 @@ class Exchange:
         await client.head(fault.status, None, json_head(body, fault_headers(fault, self.ids)), held=True)
         await client.body(body, more=False)
 
-    def _note(self) -> None:
+    def _note(self, so_far: Closing) -> None:
         """Keep what the first events said, so that a row whose process dies knows at least its input."""
-        if not self._noted and self.tap.outcome.started:
+        if not self._noted:
             self._noted = True
-            self.services.ledger.note(settle(self.course, self.tap.outcome, self._prices, running=True))
+            self.services.ledger.note(so_far)
 
-    def _close(self, client: Client, admission: Admission, read: Read | None) -> None:
-        """The end of every admitted exchange."""
+    def _close(self, client: Client, admission: Admission) -> None:
+        """The end of every admitted exchange: whatever fails in here, its row is closed and nothing stays taken."""
         self.course.client_gone = client.gone
-        closing = settle(self.course, self.tap.finish(), self._prices)
-        if closing.ended == base.FAILED and closing.error_type is None:
-            closing = replace(closing, error_type="shutdown")  # nothing failed: the exchange was cancelled
-        self.services.ledger.close(closing)
-        self._learn(closing, admission, read)
+        closing = Closing(id=self.course.id, ended=base.FAILED, ended_us=self.course.clock(), error_type="internal")
+        try:
+            closing = settle(self.course, self.tap.finish(), self._prices)
+            if closing.ended == base.FAILED and closing.error_type is None:
+                closing = replace(closing, error_type="shutdown")  # nothing failed: the exchange was cancelled
+        except Exception:
+            bugs.exception("exchange %s cannot be settled", self.course.id)
+        finally:
+            self.services.ledger.close(closing)
+            admission.taken.settle(prompt_tokens(closing), closing.output_tokens, trio.current_time())
+        expected = admission.costs.expected
+        if expected is not None and closing.certainty == base.EXACT:
+            asked = self.course.model_asked or ""
+            self.services.govern.expectations.learn(self.caller.id, asked, expected.size, closing)
+        self._log(closing)
+
+    def _log(self, closing: Closing) -> None:
         log.info(
             "exchange",
             id=self.course.id,
             method=self.passage.method,
-            path=self.passage.path.decode("ascii"),
+            path=masked(self.passage.path.decode("ascii")),
             caller=self.caller.alias or self.caller.id,
             model=closing.model_served or self.course.model_asked,
             status=closing.status,
@@ -317,13 +328,6 @@ class Exchange:
             total_ms=_ms(self.course.accepted_us, closing.ended_us),
         )
 
-    def _learn(self, closing: Closing, admission: Admission, read: Read | None) -> None:
-        """Tell the limits what the exchange really took, and the expectations what such an exchange comes to."""
-        admission.taken.settle(prompt_tokens(closing), closing.output_tokens, trio.current_time())
-        body = read.plain if read is not None else None
-        if body is not None and closing.certainty == base.EXACT and self.passage.inference:
-            self.services.govern.expectations.learn(self.caller.id, self.course.model_asked or "", body, closing)
-
 
 def _ending(fault: Fault) -> str:
     if isinstance(fault, ClientFault):
@@ -331,15 +335,15 @@ def _ending(fault: Fault) -> str:
     return _ENDINGS.get(type(fault), base.FAILED)
 
 
-def budget_headers(standings: Sequence[Standing]) -> list[Header]:
-    """What a key is told of its budget, in LiteLLM's headers."""
-    for standing in standings:
+def _headers(admission: Admission) -> Sequence[Header]:
+    """What the client is told beside the answer: what is left of its limits, and of its key's budget."""
+    told = list(admission.taken.headers(trio.current_time()))
+    for standing in admission.standings:
         if standing.kind == KEY and standing.limit_nano is not None:
-            return [
-                (b"x-litellm-key-max-budget", usd(standing.limit_nano).encode()),
-                (b"x-litellm-key-spend", usd(standing.spent_nano).encode()),
-            ]
-    return []
+            told.append((b"x-litellm-key-max-budget", usd(standing.limit_nano).encode()))
+            told.append((b"x-litellm-key-spend", usd(standing.spent_nano).encode()))
+            break
+    return told
 
 
 def _ms(start_us: int, end_us: int | None) -> float | None:

@@ -5,9 +5,10 @@
 
 - "The dearer" is the 90th percentile of a caller's last 32 exchanges with a model; of fewer than ten, the dearest. The
   input, which mostly comes from the prompt cache or mostly does not, and the output are looked at apart.
-- A caller that is new to a model has little to go by. Then the tokens per byte and the output are those that all
-  callers of the model had of late, and the class of the input is the one that is paid at a first time: a cache write
-  where the body uses the cache, else plain input. It is never less than what the caller has had so far.
+- A caller that is new to a model has little to go by. Then the tokens per byte are those that all callers of the model
+  had of late, and so is the output, where that is more than 1,024 tokens. The class of the input is the one that is
+  paid at a first time: a cache write where the body uses the cache, else plain input. It is never less than what the
+  caller has had so far.
 - Nobody has asked this model yet: 2.5 bytes a token (the newer tokenizers make more of code, hardly of anything else),
   and 1,024 tokens of output.
 - Tokens are kept, not money: a new price holds at once for what was learnt before.
@@ -60,12 +61,14 @@ Classes = tuple[int, int, int, int]  # tokens uncached, written for 5 minutes, w
 
 @dataclass(frozen=True, slots=True)
 class Expected:
-    """What an exchange is expected to come to. `nano` is None, and `output_nano` 0, where no price is known."""
+    """What an exchange is expected to come to. `nano` is None, and `output_nano` 0, where no price is known. `size` is
+    that of its body, in bytes of text."""
 
     input_tokens: int
     output_tokens: int
     nano: int | None
     output_nano: int = 0
+    size: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,19 +174,20 @@ class Expectations:
         at = weights.index(_high(weights))
         cost = _price(own[at], prompts[at], output, model, prices, at_us)
         if cost is None:
-            return Expected(_high(prompts), output, None)
-        return Expected(_high(prompts), output, cost.total_nano, cost.output_nano)
+            return Expected(_high(prompts), output, None, size=size)
+        return Expected(_high(prompts), output, cost.total_nano, cost.output_nano, size)
 
-    def learn(self, caller: str, model: str, body: bytes, closing: Closing) -> None:
+    def learn(self, caller: str, model: str, size: int, closing: Closing) -> None:
         """Take what an exchange came to. To be called for those whose figures are exact.
 
         Args:
-            caller, model, body: as `expect` was asked.
+            caller, model: as `expect` was asked.
+            size: as it told.
         """
         if closing.input_tokens is None or closing.output_tokens is None or closing.cost_nano == 0:
             return  # a refusal that is not billed says nothing of those that are
         past = _Past(
-            text_bytes(body),
+            size,
             (
                 closing.input_tokens,
                 closing.cache_write_5m_tokens or 0,
@@ -205,7 +209,7 @@ class Expectations:
         shared = self._all.of(model)
         if len(shared) >= _ENOUGH_OF_ALL:
             per_million = _high([min(past.prompt, past.size) * 1_000_000 // max(past.size, 1) for past in shared])
-            output = _high([past.output for past in shared])
+            output = max(output, _high([past.output for past in shared]))
         kind = _INPUT
         lean, _ = cut(body)
         if b'"cache_control"' in lean:

@@ -28,6 +28,7 @@ from tproxy.wire.pool import Pool, Response
 
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 
+_ENDS_OF_EVENTS = (b"\n\n", b"\r\n\r\n", b"\r\r")
 # A page of a thousand batches is about a megabyte.
 _MAX_BATCH_PAGE_BYTES = 8 * 1024 * 1024
 
@@ -45,7 +46,8 @@ class Client:
     Attributes:
         gone: the client has left; nothing more can be sent.
         answered: the response head has gone out, so that a fault can no longer be told with a status of its own.
-        between_events: the answer is a stream of events to which one can be added, and the last one sent was whole.
+        is_open_stream: the answer is a stream of events to which one can be added.
+        between_events: it is, and the last one has been sent whole.
         ending: why the stream is to end as soon as it is between two events.
     """
 
@@ -60,6 +62,7 @@ class Client:
     ) -> None:
         self.gone = False
         self.answered = False
+        self.is_open_stream = False
         self.between_events = False
         self.ending: Fault | None = None
         self.ids = ids
@@ -67,7 +70,6 @@ class Client:
         self.bases = bases
         self._send = send
         self._on_gone = on_gone
-        self._is_open_stream = False
 
     def leave(self) -> None:
         """Note, once, that the client has left."""
@@ -82,16 +84,17 @@ class Client:
             held: the first of the body follows at once, and both may go out in one write.
         """
         self.answered = True
-        self._is_open_stream = _is_open_stream(headers)
+        self.is_open_stream = _is_open_stream(headers)
         await self._pass(
             {"type": "http.response.start", "status": status, "reason": reason, "headers": headers, "held": held}
         )
 
     async def body(self, piece: bytes, *, more: bool) -> bool:
         """Send a piece of the body, or its end. Whether it was sent: a client may leave as soon as it has all."""
-        if self._is_open_stream and piece:
-            self.between_events = piece.endswith((b"\n\n", b"\r\n\r\n"))
-        return await self._pass({"type": "http.response.body", "body": piece, "more_body": more})
+        self.between_events = False
+        sent = await self._pass({"type": "http.response.body", "body": piece, "more_body": more})
+        self.between_events = sent and self.is_open_stream and piece.endswith(_ENDS_OF_EVENTS)
+        return sent
 
     async def _pass(self, message: dict[str, Any]) -> bool:
         if self.gone:

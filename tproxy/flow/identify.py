@@ -119,7 +119,8 @@ class KeyRing:
         if not holder.inference:
             raise RouteNotAllowed(f"The key {shown(holder)!r} is for the management API alone.")
         held_to = tuple(each for each in (holder, team, user) if each is not None)
-        return Caller("key:" + holder.id, holder.alias, holder.team, holder.user, holder.tags, held_to)
+        tags = tuple(dict.fromkeys((*holder.tags, *(team.tags if team is not None else ()))))
+        return Caller("key:" + holder.id, holder.alias, holder.team, holder.user, tags, held_to)
 
     def _own(
         self, headers: Sequence[Header], deciding: tuple[bytes, bytes] | None, caller: Caller | None

@@ -5,10 +5,9 @@ each model pattern that it limits has one more. A request stays in a log for 60 
 looks at the sum of what is there. So a limit of N holds over *every* 60 seconds (of tokens: as far as estimates were
 right), when a refused request would pass is known, and an estimate is mended where it stands once the truth is known.
 
-Why not the usual ones: a fixed window lets 2N pass within a moment at its edge. GCRA with a burst of N lets 2N pass
-within a minute, and without a burst it spaces out requests of a key that has used nothing. Both keep one number,
-out of which a wrong estimate cannot be taken again exactly. The log costs one small entry for a request and minute,
-which all the logs of a request share; a ledger row costs more.
+Why not the usual ones: a fixed window lets 2N pass at its edge; GCRA with a burst of N lets 2N pass within a minute,
+and without one spaces out the requests of a key that has used nothing. The log costs one small entry for a request
+and minute, shared by all logs of a request.
 
 Rules kept here:
 - All limits of all subjects are looked at first; only if every one lets the request pass, it is entered anywhere.
@@ -177,10 +176,7 @@ _Key = tuple[str, str, str | None]
 
 
 class Limiter:
-    """The logs of all subjects, in memory, for one thread.
-
-    Times are seconds of one monotonic clock; a time before one that was told earlier is taken for that one.
-    """
+    """The logs of all subjects, in memory. A time before one that was told earlier is taken for that one."""
 
     def __init__(self) -> None:
         # The key is a subject's kind, its id, and a model pattern or None. The log used last stands last.
@@ -188,7 +184,6 @@ class Limiter:
         self._now = -math.inf
 
     def __len__(self) -> int:
-        """How many logs are held."""
         return len(self._logs)
 
     def take(
@@ -221,6 +216,11 @@ class Limiter:
             self._logs.move_to_end(key)
         self._drop_idle(len(logs) + 2)
         return Taken(self, entry, tuple(logs.values()), limits, model)
+
+    def move(self, kind: str, old: str, new: str) -> None:
+        """A subject has another id from now on: what it has used goes with it."""
+        for key in [key for key in self._logs if key[:2] == (kind, old)]:
+            self._logs[kind, new, key[2]] = self._logs.pop(key)
 
     def _limits(self, subject: Subject, model: str | None, logs: dict[_Key, _Log]) -> Iterator[_Limit]:
         """All figures of `subject` that a request for `model` is held to. The logs they look at are put in `logs`."""

@@ -6,13 +6,12 @@ side. A fault that is raised before the exchange is admitted is answered here.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import structlog
 
-from tproxy.errors import ClientGone, Fault, Header, envelope
+from tproxy.errors import BadRequest, ClientGone, Fault, Header, envelope
 from tproxy.flow.answers import fault_headers, json_head
 from tproxy.flow.attribution import new_id
 from tproxy.flow.body import Receive
@@ -21,6 +20,7 @@ from tproxy.flow.forward import Send
 from tproxy.flow.request import Request, Scope
 from tproxy.flow.route import Manage, Passage, Probe, route
 from tproxy.protocol import headers as header
+from tproxy.protocol.keys import holds_key, masked
 from tproxy.protocol.target import parse_target
 
 # Of `send`, frameworks demand more than that it takes a dict.
@@ -51,6 +51,8 @@ class Proxy:
             target = parse_target(request.target, header.get(request.headers, b"host"))
             where = route(request.method, target)
             if isinstance(where, Passage):
+                if b"sk-" in request.target and holds_key(request.target):
+                    raise BadRequest("The address of this request holds a key of this proxy. Send keys in a header.")
                 self.running += 1
                 try:
                     await Exchange(services, request, where, id, ids, accepted_us).run(receive, send)
@@ -65,20 +67,15 @@ class Proxy:
                 "refused",
                 id=id,
                 method=request.method,
-                path=_masked(request.target.partition(b"?")[0][:200].decode("latin-1")),
+                path=masked(request.target.partition(b"?")[0][:200].decode("latin-1")),
                 client=request.client_address,
                 status=fault.status,
                 code=fault.code,
-                why=_masked(fault.message),
+                why=masked(fault.message),
             )
             await _answer(send, fault.status, envelope(fault, id), fault_headers(fault, ids))
         except ClientGone:
             log.info("client_gone", id=id, method=request.method)
-
-
-def _masked(text: str) -> str:
-    """Text for the log: a path of the management API may hold a key, and what was wrong with it may quote it."""
-    return re.sub(r"sk-[!-~]+", "sk-…", text)
 
 
 def _naming(send: Send, ids: Sequence[Header]) -> Send:

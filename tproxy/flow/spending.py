@@ -10,14 +10,14 @@
 Calls that cost nothing claim nothing. A call that costs something which its own answer does not tell (a batch, a path
 unknown to us) is let in by budgets that are not spent, and by none that is `hard`.
 
-How a claim is decided and settled is the ledger's (`store/base.py`).
+How a claim is decided and settled is the ledger's (`store/base.py`), who may try when is that of `line.py`.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import trio
@@ -29,7 +29,7 @@ from tproxy.flow.route import Passage
 from tproxy.money import usd
 from tproxy.protocol.bound import Bound, Unboundable
 from tproxy.store import base
-from tproxy.store.base import Claim, Closing, Ledger, Opening, Refusal, Ticket
+from tproxy.store.base import Claim, Closing, Ledger, Refusal, Standing
 from tproxy.store.subjects import Subject
 
 _HELD_BEYOND = 5 / 4  # of the output so far: how much is held when a stream has passed what was expected
@@ -39,14 +39,12 @@ _HELD_BEYOND = 5 / 4  # of the output so far: how much is held when a stream has
 class Costs:
     """What the exchange may come to, as far as the modes of its budgets want to know.
 
-    `floor_nano` is what it will cost at least. `count` asks the upstream how many tokens the input has and gives a
-    lower upper bound, or the same.
+    `floor_nano` is the lowest that `most` could come to if the upstream counted the tokens of the input.
     """
 
     expected: Expected | None = None
     most: Bound | Unboundable | None = None
     floor_nano: int = 0
-    count: Callable[[], Awaitable[Bound | Unboundable]] | None = None
 
 
 def mode_of(subject: Subject, default: str) -> str:
@@ -85,104 +83,81 @@ def claims_of(
     return claims
 
 
-async def reserve(
-    ledger: Ledger,
-    opening: Opening,
-    claims: list[Claim],
-    subjects: Sequence[Subject],
-    costs: Costs,
-    *,
-    wait: float,
-    left: trio.Event | None,
-    check: Callable[[], None],
-    abort: Callable[[], Closing],
-) -> tuple[Ticket, list[Claim]]:
-    """Open the row with its claims held, waiting up to `wait` seconds for money that other exchanges hold.
+def may_fit(refusal: Refusal, costs: Costs) -> bool:
+    """Is it worth asking the upstream for a count? It is where the upper bound does not fit, but the truth might."""
+    standing = refusal.standing
+    left = (standing.limit_nano or 0) - standing.spent_nano
+    return refusal.mode == base.HARD and not refusal.held_only and costs.floor_nano <= left
 
-    Returns:
-        The ticket, and what is held: less than was asked, where the upstream was asked to count.
+
+async def until(event: trio.Event, deadline: float, left: trio.Event | None) -> None:
+    """Wait for an event, at most until a time of trio's clock.
 
     Raises:
-        BudgetExceeded: the money is spent, or this exchange alone cannot fit.
-        BudgetReserved: others held the money for too long.
-        LedgerUnavailable: see `Ticket.admitted`; the row is closed by what `abort` gives.
-        ClientGone: it left while it waited.
-        Fault: what `check` raises after a wait.
+        ClientGone: `left` was set.
     """
-    deadline = trio.current_time() + wait
-    while True:
-        freed = ledger.freed  # before the row is tried: what is given back from now on is not missed
-        ticket = ledger.open(opening, claims)
-        try:
-            refusal = await ticket.admitted()
-        except BaseException:
-            ledger.close(abort())
-            raise
-        if refusal is None:
-            return ticket, claims
-        if lower := await _counted(refusal, claims, costs):
-            claims, costs = lower, replace(costs, count=None)
-            continue
-        name = _name(next(s for s in subjects if (s.kind, s.id) == (refusal.standing.kind, refusal.standing.subject)))
-        if not refusal.held_only:
-            raise BudgetExceeded(explain(refusal, name))
-        if trio.current_time() >= deadline:
-            raise BudgetReserved(explain(refusal, name))
-        with trio.move_on_at(deadline):
-            await _either(freed, left)
-        if left is not None and left.is_set():
-            raise ClientGone
-        check()
-
-
-async def _counted(refusal: Refusal, claims: list[Claim], costs: Costs) -> list[Claim] | None:
-    """Lower claims, if the upper bound does not fit, but the truth might, and the upstream counts fewer tokens."""
-    standing = refusal.standing
-    hard = any(
-        claim.mode == base.HARD and (claim.kind, claim.subject) == (standing.kind, standing.subject) for claim in claims
-    )
-    room = (standing.limit_nano or 0) - standing.spent_nano - standing.held_nano
-    if not hard or costs.count is None or costs.floor_nano > room:
-        return None
-    bound = await costs.count()
-    if not isinstance(bound, Bound) or bound.nano >= refusal.asked_nano:
-        return None
-    return [replace(claim, amount_nano=bound.nano) if claim.mode == base.HARD else claim for claim in claims]
-
-
-async def _either(freed: trio.Event, left: trio.Event | None) -> None:
     if left is None:
-        await freed.wait()
+        with trio.move_on_at(deadline):
+            await event.wait()
         return
     async with trio.open_nursery() as nursery:
+        nursery.cancel_scope.deadline = deadline
 
-        async def until(event: trio.Event) -> None:
-            await event.wait()
+        async def either(which: trio.Event) -> None:
+            await which.wait()
             nursery.cancel_scope.cancel()
 
-        nursery.start_soon(until, freed)
-        nursery.start_soon(until, left)
+        nursery.start_soon(either, event)
+        nursery.start_soon(either, left)
+    if left.is_set():
+        raise ClientGone
 
 
-def explain(refusal: Refusal, name: str) -> str:
+def refused(refusal: Refusal, governors: Sequence[Subject]) -> BudgetExceeded | BudgetReserved:
+    """What the client is told."""
+    if refusal.stale:
+        return BudgetReserved("The budgets of this request were changed while it was let in. Send it again.")
+    standing = refusal.standing
+    subject = next(s for s in governors if (s.kind, s.id) == (standing.kind, standing.subject))
+    return (BudgetReserved if refusal.held_only else BudgetExceeded)(_explain(refusal, _name(subject)))
+
+
+def cut(refusal: Refusal) -> BudgetExceeded:
+    """What a client is told whose stream has reached the end of a budget."""
+    standing = refusal.standing
+    whose = f"a {standing.kind}'s budget" if standing.subject else "the budget of the whole proxy"
+    limit = usd(standing.limit_nano or 0, 2)
+    return BudgetExceeded(
+        f"The stream has reached the end of {whose}, {limit} USD {_period(standing)}, and is cut; {_reset(standing)}."
+    )
+
+
+def _explain(refusal: Refusal, name: str) -> str:
     """One sentence with the budget, what is spent and held of it, when it starts anew, and what was asked."""
     standing = refusal.standing
-    period = f"per {standing.period}" if standing.period else "in all"
-    figures = [f"{usd(standing.spent_nano, 2)} spent", f"{usd(standing.held_nano, 2)} held by running requests"]
-    asked = f"this request needs up to {usd(refusal.asked_nano, 2)}"
-    reset = "it never starts anew"
-    if standing.reset_us is not None:
-        reset = f"it starts anew at {datetime.fromtimestamp(standing.reset_us // 1_000_000, UTC):%Y-%m-%dT%H:%M:%SZ}"
     if refusal.held_only:
         why = "is held by other running requests; try again when they have ended"
     elif standing.spent_nano >= (standing.limit_nano or 0):
         why = "is spent"
     else:
         why = "has too little left for this request"
+        why += " (a lower max_tokens needs less)" if refusal.mode == base.HARD else ""
+    needs = f", this request needs up to {usd(refusal.asked_nano, 2)}" if refusal.asked_nano else ""
     return (
-        f"The budget of the {name}, {usd(standing.limit_nano or 0, 2)} USD {period}, {why}: {', '.join(figures)}, "
-        f"{asked}; {reset}."
+        f"The budget of the {name}, {usd(standing.limit_nano or 0, 2)} USD {_period(standing)}, {why}: "
+        f"{usd(standing.spent_nano, 2)} spent, {usd(standing.held_nano, 2)} held by running requests"
+        f"{needs}; {_reset(standing)}."
     )
+
+
+def _period(standing: Standing) -> str:
+    return f"per {standing.period}" if standing.period else "in all"
+
+
+def _reset(standing: Standing) -> str:
+    if standing.reset_us is None:
+        return "it never starts anew"
+    return f"it starts anew at {datetime.fromtimestamp(standing.reset_us // 1_000_000, UTC):%Y-%m-%dT%H:%M:%SZ}"
 
 
 def _name(subject: Subject) -> str:
@@ -234,7 +209,7 @@ def following(
     claims: Sequence[Claim],
     subjects: Sequence[Subject],
     costs: Costs,
-    cut: Callable[..., None],
+    on_end: Callable[[Refusal], None],
 ) -> Following | None:
     """What looks after the budgets of a stream, if any of them wants it."""
     cutting = {(s.kind, s.id) for s in subjects if s.terms.cut}
@@ -242,5 +217,5 @@ def following(
         "cut" for claim in claims if claim.mode == base.SOFT and (claim.kind, claim.subject) in cutting
     }
     if base.EXPECTED in modes:
-        return Following(ledger, id, costs.expected, cut)
-    return Following(ledger, id, None, cut) if "cut" in modes else None
+        return Following(ledger, id, costs.expected, on_end)
+    return Following(ledger, id, None, on_end) if "cut" in modes else None

@@ -62,13 +62,15 @@ MaybeLasting = Annotated[Lasting | None, BeforeValidator(_empty_is_none)]
 class TermsAsked(Asked):
     """What a subject is held to. Amounts are dollars, limits are for 60 seconds."""
 
-    max_budget: Dollars | None = None
+    max_budget: Dollars | None = Field(
+        default=None, description="how much may be spent in each budget_duration, in dollars"
+    )
     soft_budget: Dollars | None = Field(
         default=None, description="is written to the log when it is passed, refuses nothing"
     )
     budget_duration: MaybeLasting = Field(default=None, description="when the budget starts anew; without it, never")
     budget_limits: Annotated[list[Window], Field(max_length=20)] | None = Field(
-        default=None, description="further budgets, each for a period of its own"
+        default=None, description="further budgets, each for a period of its own; they are set and taken back together"
     )
     budget_mode: Literal["expected", "hard", "soft"] | None = Field(
         default=None, description="how much an exchange holds"
@@ -106,8 +108,10 @@ class KeyAsked(SharedTerms):
     """The fields of a key."""
 
     key_alias: MaybeText = None
-    user_id: MaybeText = None
-    team_id: MaybeText = None
+    user_id: MaybeText = Field(
+        default=None, description="whose it is: any id, also one of elsewhere; limits of a user need one of /user/new"
+    )
+    team_id: MaybeText = Field(default=None, description="a team that exists, whose limits hold for the key too")
     models: Texts | None = Field(default=None, description="names, with * for any text; none means all")
     allowed_routes: Texts | None = None
     tags: Texts | None = None

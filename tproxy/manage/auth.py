@@ -3,7 +3,7 @@
 | asker | role |
 |---|---|
 | the master key | ADMIN |
-| a virtual key with a role of its own, or whose user has one | that role |
+| a virtual key with a role of its own, or without a list of routes and whose user has one | that role |
 | any other virtual key | None: it may ask about itself |
 
 The gate (`app.py`) has found the asker before a request is routed or its body read. Which role a route needs is
@@ -147,5 +147,7 @@ def _let_in(desk: Desk, key: Subject) -> Asker:
     for each in (key, holder):
         if each.expires_us is not None and each.expires_us <= now_us:
             raise Unauthorized("Authentication Error - Expired Key.", param="key", type="expired_key")
-    role = holder.role or (user.role if user is not None else None)
+    role = holder.role
+    if role is None and user is not None and not holder.routes:  # a key that is for certain routes is for no others
+        role = user.role
     return Asker(role, holder, holder.user or holder.alias or holder.id, key.id)

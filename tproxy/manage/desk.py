@@ -6,8 +6,9 @@ What a reload can change is a function here, asked anew each time.
 from __future__ import annotations
 
 import sqlite3
+import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 from zoneinfo import ZoneInfo
@@ -19,6 +20,9 @@ from tproxy.store.directory import Directory
 from tproxy.store.reading import reading
 
 T = TypeVar("T")
+
+READERS = 4
+READ_SECONDS = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +40,7 @@ class Desk:
         unready: why no traffic should be sent here, or None.
         running: how many requests to the upstream are being served now.
         mode: the `budget_mode` of budgets that name none.
+        threads: bounds how many reads run at a time, so that they take no thread that others need.
     """
 
     directory: Directory
@@ -48,16 +53,19 @@ class Desk:
     unready: Callable[[], str | None]
     running: Callable[[], int]
     mode: Callable[[], str]
+    threads: trio.CapacityLimiter = field(default_factory=lambda: trio.CapacityLimiter(READERS))
 
     async def look(self, read: Callable[[sqlite3.Connection], T]) -> T:
         """Run `read` in a thread on a connection of its own that cannot write, and that sees one state of the file.
 
         Raises:
-            LedgerUnusable: the file cannot be read; and whatever `read` raises.
+            LedgerUnusable: the file cannot be read, or not within `READ_SECONDS`; and whatever `read` raises.
         """
 
         def reads() -> T:
             with reading(self.database) as connection:
+                ends = time.monotonic() + READ_SECONDS
+                connection.set_progress_handler(lambda: time.monotonic() > ends, 100_000)
                 return read(connection)
 
-        return await trio.to_thread.run_sync(reads)
+        return await trio.to_thread.run_sync(reads, limiter=self.threads)

@@ -3,7 +3,8 @@
     {"error": {"message": …, "type": …, "param": …, "code": "404"}}
 
 What is raised below the routes ends here, in one place: an `ApiFault`, a fault of the proxy, a body that does not
-validate, or a bug, of which the answer says nothing. No answer repeats a value that was sent: it may be a key.
+validate, or a bug, of which the answer says nothing. No answer repeats a value that was sent, but for an id or an
+alias; and what in those looks like a key is masked, wherever the sentence comes from.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ from tproxy.store.migrate import LedgerUnusable
 from tproxy.store.subject_rows import AliasTaken, NotThere, SubjectFault
 from tproxy.store.subjects import TERMS
 
+# A virtual key: at the beginning of a word, or long. "must not begin with sk-ant-: …" is a sentence about keys.
+_KEY: Final = re.compile(r"(?:(?<![0-9A-Za-z])sk-(?!ant-: )\S*|sk-\S{12,})[^\s'\".,:;)]")
 _NAME: Final = re.compile(r"[a-z][a-z0-9_]{0,40}")
 
 
@@ -87,15 +90,20 @@ class Unprocessable(ApiFault):
 
 
 def content(status: int, message: str, type: str, param: str | None = None) -> dict[str, Any]:
-    """The JSON of an error."""
-    return {"error": {"message": message, "type": type, "param": param, "code": str(status)}}
+    """The JSON of an error, with keys masked."""
+    return {"error": {"message": masked(message), "type": type, "param": param, "code": str(status)}}
+
+
+def masked(message: str) -> str:
+    """A sentence without what looks like a key."""
+    return _KEY.sub("sk-...", message)
 
 
 def answer(fault: ApiFault) -> JSONResponse:
     """The answer for a fault. With 422 it has FastAPI's `detail` too, in which clients look for the field."""
     page = content(fault.status, fault.message, fault.type, fault.param)
     if isinstance(fault, Unprocessable):
-        page["detail"] = [{"type": "value_error", "loc": ["body", fault.param or ""], "msg": fault.message}]
+        page["detail"] = [{"type": "value_error", "loc": ["body", fault.param or ""], "msg": masked(fault.message)}]
     return JSONResponse(page, fault.status)
 
 
@@ -160,7 +168,7 @@ def _clean(error: Mapping[str, Any]) -> dict[str, Any]:
     message = str(error["msg"]).removeprefix("Value error, ")
     if loc == ["body"]:
         message = "must be a JSON object, sent with content-type: application/json"
-    return {"type": error["type"], "loc": loc, "msg": message}
+    return {"type": error["type"], "loc": loc, "msg": masked(message)}
 
 
 def place(loc: Sequence[int | str]) -> str:

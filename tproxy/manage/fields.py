@@ -17,7 +17,7 @@ from fastapi import Query
 from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
 
 from tproxy.money import to_nano
-from tproxy.period import parse
+from tproxy.period import later, parse
 
 MAX_TEXT: Final = 256
 MAX_JSON: Final = 64 * 1024
@@ -26,6 +26,9 @@ PAGE_MAX: Final = 1000  # entries of a list
 _MAX_COUNT: Final = 10**15
 _MAX_WAIT: Final = 600
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND: Final = timedelta(microseconds=1)
+_FIRST_US: Final = (datetime(1, 1, 1, tzinfo=UTC) - _EPOCH) // _MICROSECOND
+_LAST_US: Final = (datetime(9999, 12, 31, 23, 59, 59, 999_999, tzinfo=UTC) - _EPOCH) // _MICROSECOND
 # C0, DEL, C1, the separators that some take for a line's end, halves of surrogate pairs, and what turns the direction.
 _UNCLEAN: Final = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
@@ -88,7 +91,10 @@ def _moment_us(value: Any) -> int:
         raise ValueError("must be a date and a time such as 2027-01-31T12:00:00Z") from None
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=UTC)
-    return max(0, (moment - _EPOCH) // timedelta(microseconds=1))
+    us = (moment - _EPOCH) // _MICROSECOND
+    if not 0 <= us <= _LAST_US:
+        raise ValueError("must be from 1970 to 9999, in UTC")
+    return us
 
 
 def writable(value: Any, depth: int = 0) -> None:
@@ -154,7 +160,16 @@ PageSize = Annotated[int, Query(ge=1, le=PAGE_MAX)]
 
 
 def iso(us: int | None) -> str | None:
-    """Microseconds since the epoch as a date and time in UTC: `2027-01-31T12:00:00.000000Z`."""
+    """Microseconds since the epoch as a date and time in UTC: `2027-01-31T12:00:00.000000Z`.
+
+    What no calendar has is shown as its first or last moment: one such row must not spoil a list.
+    """
     if us is None:
         return None
-    return (_EPOCH + timedelta(microseconds=us)).isoformat(timespec="microseconds").replace("+00:00", "Z")
+    moment = _EPOCH + timedelta(microseconds=min(max(us, _FIRST_US), _LAST_US))
+    return moment.isoformat(timespec="microseconds").replace("+00:00", "Z")
+
+
+def until_us(lasting: str, now_us: int) -> int:
+    """When something ends that starts now and lasts so long, at the latest with the year 9999."""
+    return min(later(lasting, now_us), _LAST_US)

@@ -48,6 +48,8 @@ def add(routes: APIRouter, desk: Desk) -> None:
     ) -> Response:
         """Exchanges, newest first, as a plain list: all that fit, up to 1,000; or a page of them.
 
+        `api_key` finds those of a key from before it was rotated too; each names the key that it had then.
+
         With days and nothing else to go by, and unless `summarize` is false: what was spent on each day, by model and
         by user.
         """

@@ -11,15 +11,19 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
+import structlog
 
 from tproxy.manage.asked import Asked, TermsAsked, without_nulls
 from tproxy.manage.auth import Asker
 from tproxy.manage.desk import Desk
 from tproxy.manage.faults import Invalid
 from tproxy.manage.translation import changed, row
+from tproxy.protocol.keys import masked
 from tproxy.store import money, subject_rows
 from tproxy.store.directory import AlreadyThere, InFile, NotThere
-from tproxy.store.subjects import KEY, NO_TERMS, TERMS, Subject, Terms
+from tproxy.store.subjects import KEY, NO_TERMS, TEAM, TERMS, Subject, Terms
+
+log = structlog.get_logger("tproxy.manage")
 
 Step = Callable[[sqlite3.Connection, Subject], Subject]
 
@@ -37,7 +41,7 @@ def made(connection: sqlite3.Connection, desk: Desk, subject: Subject, asked: As
 
     Raises:
         AlreadyThere: there is one with its id.
-        NotThere: there is no such budget as it asks for.
+        NotThere, NotFound: there is no such budget or team as it asks for.
         Invalid, Unprocessable: see `translation.changed`.
     """
     if subject_rows.get(connection, subject.kind, subject.id) is not None or (
@@ -50,6 +54,7 @@ def made(connection: sqlite3.Connection, desk: Desk, subject: Subject, asked: As
 def amended(connection: sqlite3.Connection, desk: Desk, subject: Subject, asked: Asked) -> Subject:
     """Within a change: a subject with what was asked for, its `spend` too; raises as `made` does."""
     changeable(subject)
+    warn_of_no_team(connection, subject, asked)
     now_us = desk.clock()
     subject = changed(shared_terms(connection, subject, asked), asked, now_us)
     if (spend := getattr(asked, "spend", None)) is not None:
@@ -62,6 +67,16 @@ def changeable(subject: Subject) -> None:
     """Raise Invalid for a key in its time of grace: it has no terms of its own any more, nor money."""
     if subject.replaced_by is not None:
         raise Invalid(f"This key was replaced by another one; change that: {subject.replaced_by}")
+
+
+def warn_of_no_team(connection: sqlite3.Connection, subject: Subject, asked: Asked) -> None:
+    """Say so in the log if a key is put into a team that does not exist: no budget holds it there. LiteLLM takes such a
+    key too, and programs rely on it: a team may be made after its keys."""
+    team: str | None = getattr(asked, "team_id", None)
+    if subject.kind != KEY or team is None or team == subject.team:
+        return
+    if subject_rows.get(connection, TEAM, team) is None:
+        log.warning("a key is in a team that does not exist, and so under no budget of a team", team=masked(team))
 
 
 def shared_terms(connection: sqlite3.Connection, subject: Subject, asked: Asked) -> Subject:

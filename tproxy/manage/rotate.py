@@ -11,12 +11,12 @@ from typing import Any
 import msgspec
 from fastapi import APIRouter
 
-from tproxy import period
 from tproxy.manage import records
 from tproxy.manage.asked import KeyRegenerate, ResetTo, without_nulls
 from tproxy.manage.auth import Asker, Who
 from tproxy.manage.desk import Desk
 from tproxy.manage.faults import Unprocessable
+from tproxy.manage.fields import until_us
 from tproxy.manage.keys import answer, digest, shown_once, text_and_subject
 from tproxy.manage.translation import changed
 from tproxy.store import money
@@ -59,10 +59,11 @@ async def _regenerate(desk: Desk, who: Asker, key: str, asked: KeyRegenerate) ->
     old, now_us = digest(key), desk.clock()
     asked = without_nulls(asked)
     text, new = text_and_subject(desk, who, asked.new_key, "new_key")
-    until_us = None if asked.grace_period is None else period.later(asked.grace_period, now_us)
+    grace_us = None if asked.grace_period is None else until_us(asked.grace_period, now_us)
     before = await desk.look(lambda connection: records.there(connection, desk, KEY, old))
     records.changeable(before)
-    # The budget that is asked for is looked up before: a regeneration sees the key alone.
+    # The team and the budget that are asked for are looked up before: a regeneration sees the key alone.
+    await desk.look(lambda connection: records.warn_of_no_team(connection, before, asked))
     shared = await desk.look(lambda connection: records.shared_terms(connection, before, asked))
 
     def how(key: Subject) -> Subject:
@@ -74,7 +75,7 @@ async def _regenerate(desk: Desk, who: Asker, key: str, asked: KeyRegenerate) ->
             updated_by=who.name,
         )
 
-    made = await desk.directory.regenerate(old, new.id, how, until_us)
+    made = await desk.directory.regenerate(old, new.id, how, grace_us)
     if asked.spend is not None:
         spend = asked.spend
 

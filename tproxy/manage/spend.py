@@ -52,6 +52,7 @@ def router(desk: Desk) -> APIRouter:
         `since` is a day, or `7d` for the last seven days, today included; `until` the last day. Money is exact in
         `spend_nano`, in nano-dollars. A figure that is null was not counted. `total` is of all exchanges of these days,
         each counted once; `complete` is false where not all of them were looked at, which happens with sessions only.
+        What a key came to before it was rotated counts for the key that it is now.
         """
         days = span(first_day(since, desk.clock()), until, "until")
         return await told(desk, lambda connection: _by(desk, connection, by, days, limit))

@@ -4,7 +4,7 @@
 
 Some fields of LiteLLM's are kept and given back, and nothing is done with them (`KEPT`). Some promise a limit or a
 check that does not exist here (`REFUSED`): they are refused where they hold anything, since a limit that does nothing
-is worse than none. All others are ignored.
+is worse than none. All others are ignored, and named in the log.
 """
 
 from __future__ import annotations
@@ -13,12 +13,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
+import structlog
 
-from tproxy import period
 from tproxy.manage.asked import Asked, TermsAsked
 from tproxy.manage.faults import Invalid, Unprocessable
-from tproxy.manage.fields import bounded, iso
+from tproxy.manage.fields import bounded, iso, until_us
 from tproxy.money import to_dollars
+from tproxy.protocol.keys import masked
 from tproxy.store.base import Standing
 from tproxy.store.money import Tally
 from tproxy.store.subjects import (
@@ -49,7 +50,7 @@ LIMITS: Final[Mapping[str, str]] = {
     "model_rpm_limit": "model_rpm",
     "model_tpm_limit": "model_tpm",
 }
-# These four together are ours `Terms.budgets`.
+# These four together are ours `Terms.budgets`: the first three are one budget, the last has the others.
 BUDGETS: Final = ("max_budget", "soft_budget", "budget_duration", "budget_limits")
 
 # LiteLLM's name: ours in `Subject`, for each kind.
@@ -100,6 +101,8 @@ KEY_TYPES: Final[Mapping[str, tuple[str | None, bool]]] = {
     "read_only": (VIEWER, False),
 }
 USER_ROLES: Final[Mapping[str, str | None]] = {"proxy_admin": ADMIN, "proxy_admin_viewer": VIEWER}
+
+log = structlog.get_logger("tproxy.manage")
 
 KEPT: Final = frozenset(
     """
@@ -158,12 +161,14 @@ def _of_key(asked: Asked, changes: Mapping[str, Any], now_us: int) -> dict[str, 
     lasts = getattr(asked, "duration", None)
     if changes.get("expires_us") is None:
         if lasts is not None:
-            more["expires_us"] = period.later(lasts, now_us)
+            more["expires_us"] = until_us(lasts, now_us)
         elif "duration" in asked.model_fields_set:
             more["expires_us"] = None
     if (key_type := getattr(asked, "key_type", None)) is not None:
         role, more["inference"] = KEY_TYPES[key_type]
         more["role"] = changes.get("role") or role
+        if key_type == "llm_api" and not changes.get("routes"):
+            more["routes"] = ("llm_api_routes",)
     return more
 
 
@@ -174,6 +179,8 @@ def check(asked: Asked) -> None:
             raise Invalid(
                 f"{name} has no effect in tproxy, and a limit that does nothing is worse than none.", param=name
             )
+    if unknown := sorted(set(asked.model_extra or ()) - KEPT - REFUSED):
+        log.warning("fields that mean nothing here were ignored", fields=[masked(name[:64]) for name in unknown[:16]])
 
 
 def _kept(subject: Subject, asked: Asked) -> dict[str, Any]:
@@ -207,24 +214,39 @@ def changed_terms(terms: Terms, asked: TermsAsked) -> Terms:
 
 
 def _budgets(budgets: Sequence[Budget], asked: TermsAsked) -> tuple[Budget, ...]:
-    """The first is what `max_budget`, `soft_budget` and `budget_duration` speak of; `budget_limits` are the others."""
+    """The primary budget, of which `max_budget`, `soft_budget` and `budget_duration` speak, then `budget_limits`.
+
+    Each of the two stays as it is when the other changes.
+
+    Raises:
+        Unprocessable: both would have a budget for one period.
+    """
     given = asked.model_fields_set
-    first, others = (budgets[0], budgets[1:]) if budgets else (Budget(), ())
+    before, others = _primary(budgets)
     first = Budget(
-        period=asked.budget_duration if "budget_duration" in given else first.period,
-        limit_nano=asked.max_budget if "max_budget" in given else first.limit_nano,
-        soft_nano=asked.soft_budget if "soft_budget" in given else first.soft_nano,
+        period=asked.budget_duration if "budget_duration" in given else before.period,
+        limit_nano=asked.max_budget if "max_budget" in given else before.limit_nano,
+        soft_nano=asked.soft_budget if "soft_budget" in given else before.soft_nano,
     )
+    figures = (first.limit_nano, first.soft_nano, asked.budget_duration)
+    if given.intersection(("max_budget", "soft_budget")) and all(each is None for each in figures):
+        # Once its last figure is taken back it goes, and its period with it, unless that is asked for.
+        first = Budget()
     if "budget_limits" in given:
-        others = tuple(Budget(each.budget_duration, each.max_budget) for each in asked.budget_limits or ())
-        # Naming the first one's period among the others changes its limit: there is one budget for a period.
-        same = next((each for each in others if each.period == first.period), None)
-        if same is not None:
-            first = msgspec.structs.replace(first, limit_nano=same.limit_nano)
-    elif first.period in [each.period for each in others]:
-        raise Invalid("There is a budget for this period in budget_limits already.", param="budget_duration")
-    others = tuple(each for each in others if each.period != first.period)
-    return (first, *others) if first != Budget() else tuple(others)
+        others = [Budget(each.budget_duration, each.max_budget) for each in asked.budget_limits or ()]
+    if first == Budget():
+        return tuple(msgspec.structs.replace(each, further=not at) for at, each in enumerate(others))
+    if first.period in [each.period for each in others]:
+        param = "budget_limits" if "budget_limits" in given else "budget_duration"
+        raise Unprocessable(f"{param}: max_budget and budget_limits must not both have this period", param=param)
+    return first, *others
+
+
+def _primary(budgets: Sequence[Budget]) -> tuple[Budget, Sequence[Budget]]:
+    """The primary budget, empty if there is none, and the others."""
+    if not budgets or budgets[0].further:
+        return Budget(), [msgspec.structs.replace(each, further=False) for each in budgets]
+    return budgets[0], budgets[1:]
 
 
 def row(subject: Subject, standings: Sequence[Standing] = (), tally: Tally | None = None) -> dict[str, Any]:
@@ -255,7 +277,7 @@ def row(subject: Subject, standings: Sequence[Standing] = (), tally: Tally | Non
 
 def terms_row(terms: Terms) -> dict[str, Any]:
     """Terms in LiteLLM's form."""
-    first, others = (terms.budgets[0], terms.budgets[1:]) if terms.budgets else (Budget(), ())
+    first, others = _primary(terms.budgets)
     page: dict[str, Any] = {
         "max_budget": _dollars(first.limit_nano),
         "soft_budget": _dollars(first.soft_nano),

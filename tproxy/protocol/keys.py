@@ -26,6 +26,8 @@ _DIGITS: Final = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz
 _CHANCE: Final = 43  # characters: 62 ** 43 is just above 2 ** 256
 _CHECK: Final = 6
 _FORM: Final = re.compile(rf"{PREFIX}[0-9A-Za-z]{{{_CHANCE + _CHECK}}}".encode())
+_WITHIN: Final = re.compile(rb"(?<![0-9A-Za-z])" + _FORM.pattern + rb"(?![0-9A-Za-z])")
+_LIKE_A_KEY: Final = re.compile(r"(?<![0-9A-Za-z])sk-[!-~]{4,}")
 
 
 def compose(random: bytes) -> str:
@@ -89,3 +91,14 @@ def _base62(number: int, length: int) -> str:
         number, digit = divmod(number, 62)
         digits.append(_DIGITS[digit])
     return "".join(reversed(digits))
+
+
+def holds_key(text: bytes) -> bool:
+    """Whether there is a key of ours in a text: one of our form, whose checksum fits."""
+    return any(not is_misspelt(found) for found in _WITHIN.findall(text))
+
+
+def masked(text: str) -> str:
+    """The text without what may be a key: for what is written down of requests, which may hold one where it does not
+    belong. Words such as `task-1` are no keys."""
+    return _LIKE_A_KEY.sub("sk-…", text) if "sk-" in text else text

@@ -133,7 +133,8 @@ class Closing:
 class Claim:
     """What an exchange asks of all budgets of one subject: `amount_nano` is held until it ends; 0 for SOFT and COUNTED.
 
-    `kind` and `subject` are those of a `subjects.Subject`. A subject without a budget has nothing to hold or to refuse.
+    `kind` and `subject` are those of a `subjects.Subject` that has budgets. If it has none when the claim is decided,
+    the claim is refused as stale; only a COUNTED one is let in then.
     """
 
     kind: str
@@ -163,15 +164,22 @@ class Standing:
 class Refusal:
     """The budget that cannot hold what was asked, and how it was asked.
 
-    `held_only`: it would be let in, were it not for what other running exchanges hold.
+    `stale`: the subject has no such budgets any more, because it went, has another id now or was given other terms: ask
+    anew who it is. The figures of `standing` are 0 then, and those of no budget.
+
+    `held_only`: it would be let in, were it not for what other running exchanges hold, or it may be once it is known
+    anew who asks.
     """
 
     standing: Standing
     asked_nano: int
     mode: str
+    stale: bool = False
 
     @property
     def held_only(self) -> bool:
+        if self.stale:
+            return True
         limit, spent = self.standing.limit_nano or 0, self.standing.spent_nano
         return spent < limit and (self.mode == EXPECTED or spent + self.asked_nano <= limit)
 
@@ -208,9 +216,10 @@ class Ledger(Protocol):
     def writable(self) -> bool:
         """False after a write failed and until one succeeds: no exchange should be admitted."""
 
-    @property
-    def freed(self) -> trio.Event:
-        """Set when money that was held has been given back; another event takes its place then."""
+    def freed(self, kind: str, subject: str) -> trio.Event:
+        """The event of the next time that a claim on this subject which was refused may be let in: what was held of one
+        of its budgets has been given back, budgets or figures were changed, or writes succeed again. It is set once;
+        ask for another one then."""
 
     def open(self, opening: Opening, claims: Sequence[Claim] = ()) -> Ticket:
         """Queue a new row, which is written only if all claims can be held.
@@ -231,6 +240,7 @@ class Ledger(Protocol):
         """Queue the end of an opened row. It is kept and tried again until it is written; a second close of the
         same row is a bug and is refused.
 
-        What is booked on each claimed budget is `closing.cost_nano`, with two exceptions. A HARD claim of an exchange
-        whose figures are not EXACT is booked as it was held: money that may have been spent counts as spent. The row
-        of a process that died is booked at what was held, or at what was noted of it if that is more."""
+        What is booked on each claimed budget is `closing.cost_nano`, with three exceptions. A HARD claim of an exchange
+        whose figures are not EXACT is booked as it was held: money that may have been spent counts as spent. So is an
+        EXPECTED one where the client left before any cost was known, for the upstream has read the prompt. The row of
+        a process that died is booked at what was held, or at what was noted of it if that is more."""

@@ -19,13 +19,13 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 from zoneinfo import ZoneInfo
 
 from tproxy.store import claims as claim
 from tproxy.store import rows
-from tproxy.store.base import EXACT, Claim, Closing, Opening, Refusal, Standing
+from tproxy.store.base import CLIENT_GONE, EXACT, Claim, Closing, Opening, Refusal, Standing
 from tproxy.store.claims import Decision, Settlement
 from tproxy.store.customers import Customers
 from tproxy.store.sums import Sums
@@ -38,12 +38,14 @@ _ADMITTED = Decision(None, ())
 @dataclass(slots=True)
 class Told:
     """What others should hear of a batch: faults in one sentence each, how many exchanges cost more than a HARD claim
-    of theirs, budgets that passed their soft limit, and whether money came free."""
+    of theirs, budgets that passed their soft limit, and of whom (kind and subject) money came free; `freed_all` where
+    it may be anybody's."""
 
     faults: list[str] = field(default_factory=list)
     overshoots: int = 0
     soft: list[Standing] = field(default_factory=list)
-    freed: bool = False
+    freed: set[tuple[str, str]] = field(default_factory=set)
+    freed_all: bool = False
 
 
 class Batch:
@@ -105,13 +107,14 @@ class Batch:
         """
         try:
             with self._whole():
-                refusal = rows.close(self._connection, closing, None if opened else opening)
-                if refusal is None:
+                caller, refusal = rows.close(self._connection, closing, None if opened else opening)
+                if caller is not None:
                     self._settle(closing, () if opened else claims)
                     if not opened:
                         self._customers.meet(self._connection, opening, self.told.faults)
-                    self._sums.add(opening, closing)
-            if refusal is not None and refusal is not rows.ALREADY:
+                    # Its key may have another hash since it was opened.
+                    self._sums.add(opening if caller == opening.caller else replace(opening, caller=caller), closing)
+            if caller is None and refusal is not rows.ALREADY:
                 self.told.faults.append(f"close of {closing.id} refused: {refusal}")
         except rows.ROW_FAULTS as fault:
             self.told.faults.append(f"close of {closing.id} written without its figures: {fault}")
@@ -123,7 +126,7 @@ class Batch:
         self._sums.flush(self._connection)  # it sees the sums of all that came before it
         with self._whole():
             result = change(self._connection)
-        self.told.freed = True  # a limit may be higher now, or a figure lower
+        self.told.freed_all = True  # a limit may be higher now, or a figure lower
         return result
 
     def recover(self) -> int:
@@ -156,6 +159,7 @@ class Batch:
             closing.cost_nano,
             exact=closing.certainty == EXACT,
             lost=lost,
+            client_gone=closing.ended == CLIENT_GONE,
             now_us=self._now_us,
             zone=self._zone,
         )
@@ -165,7 +169,7 @@ class Batch:
             self._tell(closing, settlement)
 
     def _tell(self, closing: Closing, settlement: Settlement) -> None:
-        self.told.freed = self.told.freed or settlement.freed
+        self.told.freed |= settlement.freed
         self.told.soft.extend(settlement.soft)
         if settlement.over_nano > 0:
             self.told.overshoots += 1

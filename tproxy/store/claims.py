@@ -6,6 +6,9 @@ Rules:
 - The sum of a budget's reservations is its `held_nano`.
 - All claims of an exchange are held, or none is, and then nothing has changed but that periods which had ended began
   anew.
+- A claim on a subject without budgets was made of somebody who is not there any more: it is refused as stale, for what
+  is held of nothing limits nothing.
+- No figure passes what a column can hold: of a budget without a limit, less is held then.
 - An EXPECTED claim that nobody stands beside is let in as long as anything is left.
 - A budget that is only claimed HARD never has more than its limit spent and held together, as long as no exchange
   costs more than it holds. One that does is told (`Settlement.over_nano`): its bound was none.
@@ -40,10 +43,10 @@ class Decision:
 
 @dataclass(slots=True)
 class Settlement:
-    """What the end of an exchange did: whether something that was held came free, which budgets passed their soft
-    limit, and by how much it cost more than a HARD claim of its held."""
+    """What the end of an exchange did: of whom (kind and subject) something that was held came free, which budgets
+    passed their soft limit, and by how much it cost more than a HARD claim of its held."""
 
-    freed: bool = False
+    freed: set[tuple[str, str]] = field(default_factory=set)
     soft: list[Standing] = field(default_factory=list)
     over_nano: int = 0
 
@@ -53,28 +56,35 @@ def hold(
 ) -> Decision:
     """Hold all claims of an exchange, or none.
 
-    Of several budgets that refuse, one that is spent or too small is told before one that others hold.
+    Of several refusals, one that is stale is told first, then one of a budget that is spent or too small, then one of a
+    budget that others hold.
     """
-    found = [
-        (claim, row)
-        for claim in _merged(claims)
-        for row in money.budgets(connection, claim.kind, _holder(connection, claim), now_us, zone)
-    ]
-    refusals = [
+    found: list[tuple[Claim, money.Row]] = []
+    refusals: list[Refusal] = []
+    for claim in _merged(claims):
+        rows = money.budgets(connection, claim.kind, _holder(connection, claim), now_us, zone)
+        if not rows and claim.mode != COUNTED:
+            refusals.append(_stale(claim))
+        found.extend((claim, row) for row in rows)
+    refusals.extend(
         Refusal(row.standing(), claim.amount_nano, claim.mode)
         for claim, row in found
         if not _fits(row, claim.mode, claim.amount_nano)
-    ]
+    )
     if refusals:
-        return Decision(min(refusals, key=lambda refusal: refusal.held_only), tuple(row.standing() for _, row in found))
+        first = min(refusals, key=lambda refusal: (not refusal.stale, refusal.held_only))
+        return Decision(first, tuple(row.standing() for _, row in found))
+    standings = []
     for claim, row in found:
+        amount = min(claim.amount_nano, FIGURE_MAX - row.held_nano)
+        standings.append(row.standing(held=row.held_nano + amount))
         connection.execute(
             "INSERT INTO reservation (exchange, budget, mode, amount_nano) VALUES (?, ?, ?, ?)",
-            (exchange, row.id, claim.mode, claim.amount_nano),
+            (exchange, row.id, claim.mode, amount),
         )
-        if claim.amount_nano:
-            _hold_more(connection, row.id, claim.amount_nano)
-    return Decision(None, tuple(row.standing(held=row.held_nano + claim.amount_nano) for claim, row in found))
+        if amount:
+            _hold_more(connection, row.id, amount)
+    return Decision(None, tuple(standings))
 
 
 def extend(
@@ -85,6 +95,7 @@ def extend(
     Returns:
         The refusal of a budget that says to cut and cannot hold it, or None. All others hold it.
     """
+    amount_nano = min(amount_nano, FIGURE_MAX)
     refusals = []
     for id, mode, held in connection.execute(
         "SELECT budget, mode, amount_nano FROM reservation WHERE exchange = ? AND mode IN (?, ?) AND amount_nano < ?",
@@ -97,8 +108,9 @@ def extend(
         if row.cut and row.limit_nano is not None and row.spent_nano + row.held_nano + more > row.limit_nano:
             refusals.append(Refusal(row.standing(), amount_nano, mode))
             continue
+        more = min(more, FIGURE_MAX - row.held_nano)
         connection.execute(
-            "UPDATE reservation SET amount_nano = ? WHERE exchange = ? AND budget = ?", (amount_nano, exchange, id)
+            "UPDATE reservation SET amount_nano = ? WHERE exchange = ? AND budget = ?", (held + more, exchange, id)
         )
         _hold_more(connection, id, more)
     return min(refusals, key=lambda refusal: refusal.held_only, default=None)
@@ -111,6 +123,7 @@ def settle(
     *,
     exact: bool,
     lost: bool = False,
+    client_gone: bool = False,
     now_us: int,
     zone: ZoneInfo,
 ) -> Settlement | None:
@@ -119,6 +132,8 @@ def settle(
     Args:
         exact: the cost is the upstream's final word; otherwise a HARD claim is booked as it was held.
         lost: nobody will know the cost; every claim is booked as it was held, or at the cost so far if that is more.
+        client_gone: it ended because the client left; where no cost is known, an EXPECTED claim is booked as it was
+            held, for the upstream has read the prompt and may have begun to answer.
 
     Returns:
         None if it has no reservation.
@@ -131,14 +146,11 @@ def settle(
     settlement, cost = Settlement(), cost_nano or 0
     for id, mode, amount in reservations:
         as_held = lost or (mode == HARD and not (exact and cost_nano is not None))
-        _book(
-            connection,
-            money.budget(connection, id, now_us, zone),
-            max(cost, amount) if as_held else cost,
-            amount,
-            settlement,
-        )
-        settlement.freed = settlement.freed or amount > 0
+        as_held = as_held or (mode == EXPECTED and client_gone and cost_nano is None)
+        row = money.budget(connection, id, now_us, zone)
+        _book(connection, row, max(cost, amount) if as_held else cost, amount, settlement)
+        if amount:
+            settlement.freed.add((row.kind, row.subject))
         if mode == HARD:
             settlement.over_nano = max(settlement.over_nano, cost - amount)
     connection.execute("DELETE FROM reservation WHERE exchange = ?", (exchange,))
@@ -151,7 +163,7 @@ def book(
     """Book what an exchange cost whose claims could not be held, because the ledger could not be written then."""
     settlement = Settlement()
     for claim in _merged(claims):
-        for row in money.budgets(connection, claim.kind, claim.subject, now_us, zone):
+        for row in money.budgets(connection, claim.kind, _holder(connection, claim), now_us, zone):
             _book(connection, row, cost_nano or 0, 0, settlement)
     return settlement
 
@@ -168,10 +180,26 @@ def _merged(claims: Sequence[Claim]) -> Iterable[Claim]:
     for claim in claims:
         if claim.amount_nano and claim.mode in (SOFT, COUNTED):
             claim = Claim(claim.kind, claim.subject, claim.mode)
+        elif claim.amount_nano > FIGURE_MAX:
+            claim = Claim(claim.kind, claim.subject, claim.mode, FIGURE_MAX)
         there = largest.setdefault((claim.kind, claim.subject), claim)
         if (claim.amount_nano, _STRICTNESS[claim.mode]) > (there.amount_nano, _STRICTNESS[there.mode]):
             largest[claim.kind, claim.subject] = claim
     return largest.values()
+
+
+def _stale(claim: Claim) -> Refusal:
+    nothing = Standing(
+        kind=claim.kind,
+        subject=claim.subject,
+        period=None,
+        limit_nano=0,
+        soft_nano=None,
+        spent_nano=0,
+        held_nano=0,
+        reset_us=None,
+    )
+    return Refusal(nothing, claim.amount_nano, claim.mode, stale=True)
 
 
 def _holder(connection: sqlite3.Connection, claim: Claim) -> str:

@@ -1,7 +1,7 @@
 """Customers become known when they are first named.
 
 Anybody who may ask can make names up. So only `limit` customers are ever known together; past that, those who are new
-are billed under their names like all others, but have no entry of their own.
+stand in the rows of their exchanges like all others, but have no entry of their own, and no sums (`sums`).
 """
 
 from __future__ import annotations

@@ -64,12 +64,16 @@ class Directory:
         ledger: what writes.
         zone: where the periods of budgets begin and end.
         clock: wall-clock microseconds since the epoch.
+
+    Attributes:
+        on_rotated: called with the old and the new hash of a key that was regenerated, once memory has changed.
     """
 
     def __init__(self, ledger: Writer, zone: Callable[[], ZoneInfo], clock: Callable[[], int]) -> None:
         self._ledger = ledger
         self._zone = zone
         self._clock = clock
+        self.on_rotated: Callable[[str, str], None] = lambda old, new: None
         self._documents: dict[str, dict[str, str]] = {kind: {} for kind in _HELD}
         self._earlier: dict[str, tuple[str, ...]] = {}
         self._file: Mapping[str, Subject] = MappingProxyType({})
@@ -185,7 +189,10 @@ class Directory:
         Raises:
             NotThere, InFile, AlreadyThere, AliasTaken: see `Changes.regenerate`.
         """
-        return await self._write(lambda changes, _: changes.regenerate(old_hash, new_hash, how, grace_until_us))
+        return await self._write(
+            lambda changes, _: changes.regenerate(old_hash, new_hash, how, grace_until_us),
+            lambda: self.on_rotated(old_hash, new_hash),
+        )
 
     async def set_file_keys(self, keys: Mapping[str, Subject]) -> None:
         """Take what the key file says now. The budgets of its keys are set, those of keys that went from it dropped.

@@ -13,6 +13,7 @@ from datetime import UTC, date, datetime, time, timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import msgspec
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
 
 from tproxy.protocol.keys import chosen_fault, hash_key, last4
@@ -208,6 +209,8 @@ def _terms(table: KeyTable) -> Terms:
     budgets = [Budget(limit.budget_duration, limit.max_budget) for limit in table.budget_limits]
     if table.max_budget is not None or table.soft_budget is not None:
         budgets.insert(0, Budget(table.budget_duration, table.max_budget, table.soft_budget))
+    elif budgets:
+        budgets[0] = msgspec.structs.replace(budgets[0], further=True)
     return Terms(
         budgets=tuple(budgets),
         mode=table.budget_mode,

@@ -101,19 +101,31 @@ def tally_id(kind: str, id: str) -> tuple[str, str]:
 def set_budgets(connection: sqlite3.Connection, subject: Subject, now_us: int, zone: ZoneInfo) -> None:
     """Make the budgets of `subject` those of its terms.
 
-    Of a period that it had before, what is spent and held and when it began are kept, whatever the new limit is. The
-    budgets of other periods go, with what is held of them.
+    Of a period that it had before, what is spent and held and when it began are kept, whatever the new limit is. A
+    budget whose period was changed, so that another one stands in its place, keeps what is spent and held, and its new
+    period begins now. Other budgets go, with what is held of them. One that is added has nothing spent; the running
+    exchanges that hold some of the subject's other budgets hold as much of it, and are booked on it too.
     """
     terms = subject.terms
-    kept = [budget.period or "" for budget in terms.budgets]
-    _delete(connection, subject.kind, subject.id, kept)
+    wanted = [budget.period or "" for budget in terms.budgets]
+    before = budgets(connection, subject.kind, subject.id, now_us, zone)
+    had = {row.period for row in before}
+    held = _reservations(connection, before) if set(wanted) - had else []
+    for row, period in zip(before, wanted, strict=False):
+        if row.period not in wanted and period not in had:
+            connection.execute(
+                "UPDATE budget SET period = ?, started_us = ?, reset_us = ? WHERE id = ?",
+                (period, now_us, _reset_us(period, now_us, zone), row.id),
+            )
+            had.add(period)
+    _delete(connection, subject.kind, subject.id, wanted)
     for position, budget in enumerate(terms.budgets):
         period = budget.period or ""
-        connection.execute(
+        [(id,)] = connection.execute(
             "INSERT INTO budget (kind, subject, period, position, limit_nano, soft_nano, cut, started_us, reset_us) "
             "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (kind, subject, period) DO UPDATE SET "
             "position = excluded.position, limit_nano = excluded.limit_nano, soft_nano = excluded.soft_nano, "
-            "cut = excluded.cut",
+            "cut = excluded.cut RETURNING id",
             (
                 subject.kind,
                 subject.id,
@@ -123,9 +135,36 @@ def set_budgets(connection: sqlite3.Connection, subject: Subject, now_us: int, z
                 budget.soft_nano,
                 terms.cut,
                 now_us,
-                next_reset(period, now_us, now_us, zone) if period else None,
+                _reset_us(period, now_us, zone),
             ),
+        ).fetchall()
+        if period not in had:
+            _hold_too(connection, id, held)
+
+
+def _reset_us(period: str, now_us: int, zone: ZoneInfo) -> int | None:
+    return next_reset(period, now_us, now_us, zone) if period else None
+
+
+def _reservations(connection: sqlite3.Connection, rows: Sequence[Row]) -> list[tuple[str, str, int]]:
+    """Each exchange that holds some of these budgets, how, and how much of the one of which it holds most."""
+    return connection.execute(
+        "SELECT exchange, mode, max(amount_nano) FROM reservation "
+        "WHERE budget IN (SELECT value FROM json_each(?)) GROUP BY exchange",
+        (json.dumps([row.id for row in rows]),),
+    ).fetchall()
+
+
+def _hold_too(connection: sqlite3.Connection, budget: int, reservations: Sequence[tuple[str, str, int]]) -> None:
+    total = 0
+    for exchange, mode, amount in reservations:
+        more = min(amount, FIGURE_MAX - total)
+        total += more
+        connection.execute(
+            "INSERT INTO reservation (exchange, budget, mode, amount_nano) VALUES (?, ?, ?, ?)",
+            (exchange, budget, mode, more),
         )
+    connection.execute("UPDATE budget SET held_nano = ? WHERE id = ?", (total, budget))
 
 
 def drop_budgets(connection: sqlite3.Connection, kind: str, id: str) -> None:

@@ -8,13 +8,18 @@ days that are asked for, not with the exchanges of a day. Only sessions are summ
 `LOOKED_AT_MAX` are looked at.
 
 Days are those of UTC, as in `daily`. Figures are what exchanges cost, also where a budget's use was set back since.
+
+What a key came to before it was rotated stands under its hash of that time, and counts for the caller that it is now
+(`renamed`). Only of an earlier hash that is asked for by itself, it is shown as it stands.
 """
 
 from __future__ import annotations
 
 import json
 import sqlite3
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from itertools import groupby, islice
 from typing import Any, Final
 
 LOOKED_AT_MAX: Final = 100_000
@@ -53,6 +58,15 @@ WITH RECURSIVE next(day) AS (
 )
 SELECT day FROM next WHERE day <= :until
 """
+
+# The tallies of callers, where some stand under an earlier hash: an exchange that ran when its key was rotated is
+# tallied under the hash that it began with.
+_TALLY_OF_CALLERS: Final = (
+    "(SELECT kind, coalesce(new, id) AS id, sum(exchanges) AS exchanges, sum(prompt_tokens) AS prompt_tokens, "
+    "sum(completion_tokens) AS completion_tokens, sum(cost_nano) AS cost_nano, "
+    "sum(written_off_nano) AS written_off_nano "
+    "FROM tally LEFT JOIN renamed ON old = id WHERE kind = 'caller' GROUP BY coalesce(new, id))"
+)
 
 # The kind of `daily` that has every exchange once, in one row for each day and model.
 _EVERY: Final = PROXY
@@ -103,29 +117,31 @@ def sums(
     kind, column = (_EVERY, MODEL) if by == MODEL else (by, "id")
     values = {"kind": kind, "since": since or "", "until": until or _LAST_DAY, "limit": limit}
     # A caller has few sums a day, one for each model, so those of the callers that are shown can be looked up.
-    by_look_up = by == CALLER and _days_in(connection, values) * limit <= LOOKED_AT_MAX
+    number = _days_in(connection, values) if by == CALLER else 0
+    by_look_up = by == CALLER and number * limit <= LOOKED_AT_MAX
     if by != MODEL and _holds_all(connection, values) and (by_look_up or not _are_few(connection, values)):
         found = connection.execute(
-            "SELECT id, exchanges, NULL, prompt_tokens, completion_tokens, cost_nano, NULL FROM tally "
-            "WHERE kind = :kind ORDER BY cost_nano DESC, id LIMIT :limit",
+            "SELECT id, exchanges, NULL, prompt_tokens, completion_tokens, cost_nano, NULL "  # noqa: S608
+            f"FROM {_tallies(connection, by)} WHERE kind = :kind ORDER BY cost_nano DESC, id LIMIT :limit",
             values,
         )
-    elif by_look_up:
-        # There may be very many callers: which are shown is found by the one figure that decides.
-        found = connection.execute(
-            f"SELECT id, 0, 0, 0, 0, sum(cost_nano) AS cost, 0 FROM daily WHERE {_SPAN} "  # noqa: S608
-            "GROUP BY id ORDER BY cost DESC, id LIMIT :limit",
-            values,
-        )
-    else:
-        # Few of them, each with many sums a day: these are next to each other, so they are first added up by day.
-        found = connection.execute(
-            f"SELECT {column}, {_SUMS_OF_SUMS} FROM (SELECT {column}, {_DAILY_SUMS} FROM daily WHERE {_SPAN} "  # noqa: S608
-            f"GROUP BY day, {column}) GROUP BY {column} ORDER BY sum(cost) DESC, {column} LIMIT :limit",
-            values,
-        )
-    shown = [Sum(*row) for row in found]
-    return _looked_up(connection, shown, values) if by_look_up else shown
+        shown = [Sum(*row) for row in found]
+        if by_look_up:
+            figures = _looked_up(connection, [each.id for each in shown], values)
+            return [figures.get(each.id, each) for each in shown]
+        return shown
+    if by_look_up:
+        renamed = connection.execute("SELECT DISTINCT new FROM renamed UNION ALL SELECT old FROM renamed").fetchall()
+        if number * (limit + len(renamed)) <= LOOKED_AT_MAX:
+            return _dearest(connection, [id for (id,) in renamed], values)
+    # Few of them, each with many sums a day: these are next to each other, so they are first added up by day.
+    named, join = ("coalesce(new, id)", "LEFT JOIN renamed ON old = id") if by == CALLER else (column, "")
+    found = connection.execute(
+        f"SELECT {named} AS now, {_SUMS_OF_SUMS} FROM (SELECT {column}, {_DAILY_SUMS} FROM daily WHERE {_SPAN} "  # noqa: S608
+        f"GROUP BY day, {column}) {join} GROUP BY now ORDER BY sum(cost) DESC, now LIMIT :limit",
+        values,
+    )
+    return [Sum(*row) for row in found]
 
 
 def total(connection: sqlite3.Connection, *, since: str | None = None, until: str | None = None) -> Sum:
@@ -174,15 +190,8 @@ def days(
         kind: as for `sums`, but MODEL.
         limit: there may be as many sums as exchanges: ask for one more than you can use to see whether it was enough.
     """
-    # One id of each day is looked up; without the days by name, all ids of all days would be gone through.
-    wanted = "day >= :since AND day <= :until" if id is None else f"day IN ({_DAYS}) AND id = :id"
-    found = connection.execute(
-        "SELECT day, id, caller, model, exchanges, failures, "  # noqa: S608
-        "input_tokens + cache_read_tokens + cache_write_tokens, output_tokens, cost_nano, unpriced FROM daily "
-        f"WHERE kind = :kind AND {wanted} ORDER BY day, id, caller, model LIMIT :limit",
-        {"kind": kind, "since": since or "", "until": until or _LAST_DAY, "id": id, "limit": limit},
-    )
-    return [DaySum(*row) for row in found]
+    found = _days_of(connection, kind, since, until, id, limit)
+    return list(islice(_joined(found), limit) if _are_renamed(connection) else found)
 
 
 def day_sums(
@@ -190,6 +199,9 @@ def day_sums(
 ) -> list[DaySum]:
     """The same, summed up further: by day and id (`caller` and `model` are empty), or, with MODEL, by day and model
     (`id` and `caller` are empty)."""
+    if by == CALLER and _are_renamed(connection):
+        by_model = _days_of(connection, CALLER, since, until, None, limit)
+        return list(islice(_joined(replace(each, caller="", model="") for each in by_model), limit))
     kind, columns, group = (_EVERY, "'', '', model", MODEL) if by == MODEL else (by, "id, '', ''", "id")
     found = connection.execute(
         f"SELECT day, {columns}, {_DAILY_SUMS} FROM daily "  # noqa: S608
@@ -210,7 +222,8 @@ def seen(
         begin: how the ids begin.
     """
     return connection.execute(
-        "SELECT id, exchanges, cost_nano - written_off_nano AS seen FROM tally WHERE kind = :kind AND id >= :begin "
+        "SELECT id, exchanges, cost_nano - written_off_nano AS seen "  # noqa: S608
+        f"FROM {_tallies(connection, kind)} WHERE kind = :kind AND id >= :begin "
         "AND substr(id, 1, length(:begin)) = :begin AND (:id IS NULL OR id = :id) ORDER BY seen DESC, id LIMIT :limit",
         {"kind": kind, "id": id, "begin": begin, "limit": limit},
     ).fetchall()
@@ -220,6 +233,69 @@ def set_back(connection: sqlite3.Connection) -> None:
     """Begin all figures that people see, and the use of all budgets, at nothing. What was spent stays in the rows."""
     connection.execute("UPDATE tally SET written_off_nano = cost_nano WHERE written_off_nano != cost_nano")
     connection.execute("UPDATE budget SET spent_nano = 0 WHERE spent_nano != 0")
+
+
+def _are_renamed(connection: sqlite3.Connection) -> bool:
+    """Was any key rotated?"""
+    return connection.execute("SELECT 1 FROM renamed LIMIT 1").fetchone() is not None
+
+
+def _tallies(connection: sqlite3.Connection, kind: str) -> str:
+    """Where the tallies of a kind are, each under the id of now."""
+    if kind != CALLER:
+        return "tally"
+    left = "SELECT 1 FROM renamed CROSS JOIN tally ON tally.kind = 'caller' AND tally.id = renamed.old LIMIT 1"
+    return "tally" if connection.execute(left).fetchone() is None else _TALLY_OF_CALLERS
+
+
+def _days_of(
+    connection: sqlite3.Connection, kind: str, since: str | None, until: str | None, id: str | None, limit: int
+) -> Iterator[DaySum]:
+    """The rows of `daily` in the order of days and of ids and callers as they are now; of the same, there may be
+    several."""
+    # One id of each day is looked up; without the days by name, all ids of all days would be gone through.
+    span = "day >= :since AND day <= :until" if id is None else f"day IN ({_DAYS})"
+    join, named, caller, of_id, end = "", "id", "caller", "AND id = :id", "LIMIT :limit"
+    if _are_renamed(connection):
+        # In this order no more than one day, or one id of a day, is sorted at a time: who asks can stop.
+        join, caller, end = "LEFT JOIN renamed ON old = caller AND old IS NOT :own", "coalesce(new, caller)", ""
+        if kind == CALLER:
+            named = caller
+            of_id = "AND id IN (SELECT :id UNION SELECT old FROM renamed WHERE new = :id)"
+    found = connection.execute(
+        f"SELECT day, {named} AS named, {caller} AS by, model, exchanges, failures, "  # noqa: S608
+        "input_tokens + cache_read_tokens + cache_write_tokens, output_tokens, cost_nano, unpriced "
+        f"FROM daily {join} WHERE kind = :kind AND {span} {of_id if id is not None else ''} "
+        f"ORDER BY day, named, by, model {end}",
+        {
+            "kind": kind,
+            "since": since or "",
+            "until": until or _LAST_DAY,
+            "id": id,
+            "own": id if kind == CALLER else None,
+            "limit": limit,
+        },
+    )
+    return (DaySum(*row) for row in found)
+
+
+def _joined(sums: Iterable[DaySum]) -> Iterator[DaySum]:
+    """Those of the same day, id, caller and model, which follow each other, as one."""
+    for key, same in groupby(sums, lambda each: (each.day, each.id, each.caller, each.model)):
+        some = list(same)
+        yield (
+            some[0]
+            if len(some) == 1
+            else DaySum(
+                *key,
+                exchanges=sum(each.exchanges for each in some),
+                failures=sum(each.failures for each in some),
+                prompt_tokens=sum(each.prompt_tokens for each in some),
+                completion_tokens=sum(each.completion_tokens for each in some),
+                cost_nano=sum(each.cost_nano for each in some),
+                unpriced=sum(each.unpriced for each in some),
+            )
+        )
 
 
 def _holds_all(connection: sqlite3.Connection, values: dict[str, Any]) -> bool:
@@ -244,12 +320,25 @@ def _days_in(connection: sqlite3.Connection, values: dict[str, Any]) -> int:
     return number
 
 
-def _looked_up(connection: sqlite3.Connection, shown: list[Sum], values: dict[str, Any]) -> list[Sum]:
-    """The same ids with all their figures of these days."""
+def _dearest(connection: sqlite3.Connection, renamed: list[str], values: dict[str, Any]) -> list[Sum]:
+    """The callers that cost most in these days. `renamed` are all that have been renamed, and what they are now."""
+    # There may be very many callers: which are shown is found by the one figure that decides. For those that have, or
+    # are, an earlier name it does not; all of them are looked up, beside as many others as can be shown.
     found = connection.execute(
-        f"SELECT id, {_DAILY_SUMS} FROM daily "  # noqa: S608
-        f"WHERE kind = :kind AND day IN ({_DAYS}) AND id IN (SELECT value FROM json_each(:ids)) GROUP BY id",
-        values | {"ids": json.dumps([each.id for each in shown])},
+        f"SELECT id, sum(cost_nano) AS cost FROM daily WHERE {_SPAN} "  # noqa: S608
+        "GROUP BY id ORDER BY cost DESC, id LIMIT :limit + :more",
+        values | {"more": len(renamed)},
     )
-    figures = {row[0]: Sum(*row) for row in found}
-    return [figures.get(each.id, each) for each in shown]
+    figures = _looked_up(connection, [*renamed, *(id for id, _ in found)], values)
+    return sorted(figures.values(), key=lambda each: (-each.cost_nano, each.id))[: values["limit"]]
+
+
+def _looked_up(connection: sqlite3.Connection, ids: list[str], values: dict[str, Any]) -> dict[str, Sum]:
+    """All figures of these callers, those of their earlier names included, in these days."""
+    found = connection.execute(
+        f"SELECT coalesce(new, id) AS now, {_DAILY_SUMS} FROM daily LEFT JOIN renamed ON old = id "  # noqa: S608
+        f"WHERE kind = :kind AND day IN ({_DAYS}) AND id IN (SELECT value FROM json_each(:ids) "
+        "UNION SELECT old FROM renamed WHERE new IN (SELECT value FROM json_each(:ids))) GROUP BY now",
+        values | {"ids": json.dumps(ids)},
+    )
+    return {row[0]: Sum(*row) for row in found}

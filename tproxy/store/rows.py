@@ -42,9 +42,11 @@ def _marks(columns: tuple[str, ...]) -> str:
 # Only names of fields are put into the text of a statement, never a value.
 _INSERT = f"INSERT INTO exchange ({', '.join(_OPENING)}) VALUES ({_marks(_OPENING)})"  # noqa: S608
 _UPDATE = f"UPDATE exchange SET {', '.join(f'{c} = ?' for c in _CLOSING)} WHERE id = ? AND ended = 'open'"  # noqa: S608
+_CLOSE = f"{_UPDATE} RETURNING caller"
 _UPSERT = (
     f"INSERT INTO exchange ({', '.join(_WHOLE)}) VALUES ({_marks(_WHOLE)}) "  # noqa: S608
-    f"ON CONFLICT (id) DO UPDATE SET {', '.join(f'{c} = excluded.{c}' for c in _CLOSING)} WHERE ended = 'open'"
+    f"ON CONFLICT (id) DO UPDATE SET {', '.join(f'{c} = excluded.{c}' for c in _CLOSING)} WHERE ended = 'open' "
+    "RETURNING caller"
 )
 _SELECT = f"SELECT {', '.join(_CLOSING)} FROM exchange WHERE id = ?"  # noqa: S608
 _READ = f"SELECT {', '.join(_WHOLE)} FROM exchange WHERE "  # noqa: S608
@@ -69,24 +71,31 @@ def note(connection: sqlite3.Connection, closing: Closing) -> None:
     connection.execute(_UPDATE, (*_closing_values(closing), closing.id))
 
 
-def close(connection: sqlite3.Connection, closing: Closing, opening: Opening | None) -> str | None:
+def close(connection: sqlite3.Connection, closing: Closing, opening: Opening | None) -> tuple[str | None, str]:
     """The end of a row. With `opening`, the row is written whole where it is not there.
 
     Returns:
-        None if it went from open, or from nothing, to its end; else why it did not. `ALREADY` is as good: a commit
-        that seemed to fail may have succeeded.
+        The caller that the row names now, if it went from open, or from nothing, to its end; else None, and why it did
+        not. `ALREADY` is as good: a commit that seemed to fail may have succeeded.
     """
     values = _closing_values(closing)
     if opening is None:
-        written = connection.execute(_UPDATE, (*values, closing.id))
+        written = connection.execute(_CLOSE, (*values, closing.id)).fetchall()
     else:
-        written = connection.execute(_UPSERT, _opening_values(opening) + values)
-    if written.rowcount:
-        return None
+        written = connection.execute(_UPSERT, _opening_values(opening) + values).fetchall()
+    if written:
+        return str(written[0][0]), ""
     there = connection.execute(_SELECT, (closing.id,)).fetchone()
     if there is None:
-        return "its row is not in the ledger"
-    return ALREADY if there == values else f"its row has ended as {there[0]}"
+        return None, "its row is not in the ledger"
+    return None, ALREADY if there == values else f"its row has ended as {there[0]}"
+
+
+def rename_caller(connection: sqlite3.Connection, old: str, new: str) -> None:
+    """Let the exchanges of a caller that run now be another one's. Those that have ended stay as they are."""
+    connection.execute(  # a caller may have millions that have ended: only those that run are looked at
+        "UPDATE exchange INDEXED BY exchange_open SET caller = ? WHERE caller = ? AND ended = 'open'", (new, old)
+    )
 
 
 def close_bare(connection: sqlite3.Connection, closing: Closing) -> bool:

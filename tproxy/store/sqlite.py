@@ -18,6 +18,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
+from weakref import WeakValueDictionary
 from zoneinfo import ZoneInfo
 
 import trio
@@ -70,7 +71,7 @@ class SqliteLedger:
         self._on_soft = on_soft
         self._writable = True
         self._ended = False
-        self._freed = trio.Event()
+        self._freed: WeakValueDictionary[tuple[str, str], trio.Event] = WeakValueDictionary()  # while somebody waits
         self._running: dict[str, SqliteTicket] = {}
         self._refused: dict[str, None] = {}  # the oldest first
         self._waiting: dict[Change, trio.Event] = {}
@@ -79,9 +80,11 @@ class SqliteLedger:
     def writable(self) -> bool:
         return self._writable and not self._ended
 
-    @property
-    def freed(self) -> trio.Event:
-        return self._freed
+    def freed(self, kind: str, subject: str) -> trio.Event:
+        event = self._freed.get((kind, subject))
+        if event is None:
+            event = self._freed[kind, subject] = trio.Event()
+        return event
 
     def open(self, opening: Opening, claims: Sequence[Claim] = ()) -> SqliteTicket:
         ticket = SqliteTicket(opening, claims, self._stalled)
@@ -177,9 +180,10 @@ class SqliteLedger:
         for standing in told.soft:
             with suppress(Exception):
                 self._on_soft(standing)
-        if told.freed:
-            freed, self._freed = self._freed, trio.Event()
-            freed.set()
+        for subject in list(self._freed) if told.freed_all else told.freed:
+            freed = self._freed.pop(subject, None)
+            if freed is not None:
+                freed.set()
 
     def _stalled(self, seconds: float) -> None:
         if self._writable:

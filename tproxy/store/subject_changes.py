@@ -2,12 +2,12 @@
 
 | change | what goes with it |
 |---|---|
-| any | its budgets become those of its terms, with what is spent and held of periods that stay |
+| any | its budgets become those of its terms, with what is spent and held of those that stay (`money.set_budgets`) |
 | a set of TERMS | every subject whose terms were taken from it; what such a subject has of its own, it keeps |
 | a set of TERMS is deleted | those subjects keep their terms, and refer to none |
 | a key is deleted | its budgets, and the keys that it took the place of |
 | a team or a user is deleted | its budgets and its keys; a user leaves the teams |
-| a key is regenerated | its money moves to the new hash; the old hash goes on for a time, with nothing of its own |
+| a key is regenerated | its money and running exchanges move to the new hash; the old one goes on for a time, bare |
 
 The rows are written here. What memory must know of it is gathered in `Changes.documents` and `Changes.earlier`, for
 `directory.py` to take once the transaction is durable.
@@ -21,7 +21,7 @@ from zoneinfo import ZoneInfo
 
 from msgspec.structs import replace
 
-from tproxy.store import money, subject_rows
+from tproxy.store import money, rows, subject_rows
 from tproxy.store.money import FIGURE_MAX
 from tproxy.store.subject_rows import AliasTaken, AlreadyThere, NotThere, SubjectFault
 from tproxy.store.subjects import (
@@ -171,7 +171,8 @@ class Changes:
     def regenerate(self, old: str, new: str, how: Callable[[Subject], Subject], grace_until_us: int | None) -> Subject:
         """Let a key have another hash. Returns the key under the new one.
 
-        Its budgets with all that is spent and held, its tally and its alias are the new hash's from now on. With a time
+        Its budgets with all that is spent and held, its tally, its alias and the exchanges that run are the new hash's
+        from now on. With a time
         of grace, the old hash, and earlier ones in their own grace, go on as names of the new key
         (`Subject.replaced_by`): they have no budgets, limits, team or user of their own. Without one, all of
         them end at once.
@@ -238,6 +239,9 @@ class Changes:
         self._check(subject, before)
         if before is None:
             subject_rows.insert(self._connection, subject)
+            if subject.kind == KEY:  # one that was rotated away once is itself again
+                _, caller = money.tally_id(KEY, subject.id)
+                self._connection.execute("DELETE FROM renamed WHERE old = ?", (caller,))
         else:
             subject_rows.replace(self._connection, subject)
         if subject.kind == TERMS:
@@ -277,8 +281,12 @@ class Changes:
         self._connection.execute("UPDATE budget SET subject = ? WHERE kind = ? AND subject = ?", (after.id, KEY, old))
         kind, from_id = money.tally_id(KEY, old)
         _, to_id = money.tally_id(KEY, after.id)
+        rows.rename_caller(self._connection, from_id, to_id)
         self._connection.execute(_JOIN_TALLIES, (to_id, kind, from_id))
         self._connection.execute("DELETE FROM tally WHERE kind = ? AND id = ?", (kind, from_id))
+        self._connection.execute("DELETE FROM renamed WHERE old = ?", (to_id,))
+        self._connection.execute("UPDATE renamed SET new = ? WHERE new = ?", (to_id, from_id))
+        self._connection.execute("INSERT OR REPLACE INTO renamed (old, new) VALUES (?, ?)", (from_id, to_id))
 
 
 def _budgets(subject: Subject) -> tuple[tuple[Budget, ...], bool]:

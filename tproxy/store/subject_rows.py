@@ -10,6 +10,8 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterator
 
+import msgspec
+
 from tproxy.store import subjects
 from tproxy.store.subjects import Subject, from_document, to_document
 
@@ -193,9 +195,10 @@ def referring(connection: sqlite3.Connection, terms_of: str) -> list[Subject]:
 def teams_of(connection: sqlite3.Connection, user: str) -> list[Subject]:
     """The teams that have a user among their members."""
     rows = connection.execute(
-        "SELECT document FROM subject WHERE kind = 'team' AND EXISTS "
+        # The text is looked through before it is read as JSON, which takes ten times as long.
+        "SELECT document FROM subject WHERE kind = 'team' AND instr(document, ?) AND EXISTS "
         "(SELECT 1 FROM json_each(document, '$.members') WHERE json_extract(value, '$.user') = ?)",
-        (user,),
+        (msgspec.json.encode(user).decode(), user),
     )
     return [from_document(document) for (document,) in rows.fetchall()]
 

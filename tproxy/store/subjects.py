@@ -32,20 +32,24 @@ VIEWER = "viewer"
 
 
 class Budget(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
-    """So much in each `period` (see `tproxy/period.py`; None: for ever). `soft_nano` warns and refuses nothing."""
+    """So much in each `period` (see `tproxy/period.py`; None: for ever). `soft_nano` warns and refuses nothing.
+
+    `further` is True of a first budget that is not what people call *the* budget, for there is none: see `Terms`.
+    """
 
     period: str | None = None
     limit_nano: int | None = None
     soft_nano: int | None = None
+    further: bool = False
 
 
 class Terms(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
     """What a subject is held to; a figure that is None or missing holds nobody to anything.
 
-    `budgets` have each period once; the first is what people call *the* budget. `mode` is EXPECTED, HARD or SOFT of
-    `store/base.py`, None the setting's default; `wait` is in seconds, None the setting's. `rpm`, `tpm`, `itpm`, `otpm`
-    are requests, tokens, input tokens and output tokens in any 60 seconds, `parallel` requests at a time; `model_rpm`
-    and `model_tpm` the same for one model.
+    `budgets` have each period once; the first is what people call *the* budget, unless it is a `further` one. `mode` is
+    EXPECTED, HARD or SOFT of `store/base.py`, None the setting's default; `wait` is in seconds, None the setting's.
+    `rpm`, `tpm`, `itpm`, `otpm` are requests, tokens, input tokens and output tokens in any 60 seconds, `parallel`
+    requests at a time; `model_rpm` and `model_tpm` the same for one model.
     """
 
     budgets: tuple[Budget, ...] = ()

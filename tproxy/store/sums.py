@@ -3,6 +3,9 @@
 They are gathered over a batch of closes and added to the tables at its end: most exchanges of a batch have their
 proxy, team and day in common. A sum that would pass what a column can hold stays there.
 
+Anybody who may ask can make up names of tags and customers. So these have sums only of exchanges that came to something
+(tokens or a cost), and a customer only if there is a subject of that name (`customers`).
+
 `migrations/0002_money.sql` makes the same sums of the rows that were there before it.
 """
 
@@ -15,6 +18,7 @@ from typing import Final
 
 from tproxy.store.base import EXACT, FINISHED, UNPRICED, Closing, Opening
 from tproxy.store.money import FIGURE_MAX
+from tproxy.store.subjects import CUSTOMER
 
 _TALLIED: Final = (
     "exchanges",
@@ -82,9 +86,10 @@ class Sums:
             ids.append(("team", opening.team))
         if opening.user is not None:
             ids.append(("user", opening.user))
-        if opening.customer is not None:
-            ids.append(("customer", opening.customer))
-        ids.extend(("tag", tag) for tag in opening.tags)
+        if fresh or output or read or written or cost:
+            if opening.customer is not None:
+                ids.append((CUSTOMER, opening.customer))
+            ids.extend(("tag", tag) for tag in opening.tags)
 
         model = closing.model_served
         if model is None:
@@ -112,10 +117,28 @@ class Sums:
         """Add what was gathered to the tables, and begin anew."""
         tally, self._tally = self._tally, {}
         daily, self._daily = self._daily, {}
+        unknown = {id for kind, id in tally if kind == CUSTOMER and not _known(connection, id)}
         connection.executemany(
-            _INTO_TALLY, [(*key, last_us, *map(_held, there)) for key, (last_us, there) in tally.items()]
+            _INTO_TALLY,
+            [
+                (kind, id, last_us, *map(_held, there))
+                for (kind, id), (last_us, there) in tally.items()
+                if not (kind == CUSTOMER and id in unknown)
+            ],
         )
-        connection.executemany(_INTO_DAILY, [(*key, *map(_held, there)) for key, there in daily.items()])
+        connection.executemany(
+            _INTO_DAILY,
+            [
+                (*key, *map(_held, there))
+                for key, there in daily.items()
+                if not (key[0] == CUSTOMER and key[2] in unknown)
+            ],
+        )
+
+
+def _known(connection: sqlite3.Connection, customer: str) -> bool:
+    found = connection.execute("SELECT 1 FROM subject WHERE kind = ? AND id = ?", (CUSTOMER, customer))
+    return found.fetchone() is not None
 
 
 def _held(figure: int) -> int:

@@ -127,7 +127,7 @@ class Writer:
                 if self.pending or delay:
                     report = self._write()
                     # What seemed to fail may have given something back.
-                    report.told.freed = report.told.freed or delay > 0
+                    report.told.freed_all = report.told.freed_all or delay > 0
                 elif not stopping:
                     self._file.ready()
                 self.pending, delay, complaint = [], 0.0, ""

@@ -70,8 +70,8 @@ CREATE TABLE tally (
 CREATE INDEX tally_cost ON tally (kind, cost_nano DESC);
 
 -- The same by day (UTC, of the time at which it was accepted), caller and model. `kind` and `id` say what it is summed
--- by: 'caller' has every exchange once, and so has 'proxy', whose id and caller are empty; 'tag' has it once for each
--- of its tags, the others those that have one.
+-- by: 'caller' has every exchange once, and so has 'proxy', whose id and caller are empty; 'team' and 'user' have
+-- those that have one. 'customer', and 'tag' once for each tag, have those that came to tokens or a cost.
 CREATE TABLE daily (
     kind              TEXT    NOT NULL,
     day               TEXT    NOT NULL,
@@ -97,13 +97,27 @@ ALTER TABLE exchange ADD COLUMN expected_nano INTEGER;
 CREATE INDEX exchange_team ON exchange (team, accepted_us) WHERE team IS NOT NULL;
 CREATE INDEX exchange_user ON exchange (user, accepted_us) WHERE user IS NOT NULL;
 
+-- Callers whose key was rotated, and the caller that it is now (`key:<hash>` both; never a chain). The rows and the sums
+-- by day stay under the caller of their time; who reads them counts them for the one that it is now.
+CREATE TABLE renamed (
+    old TEXT NOT NULL PRIMARY KEY,
+    new TEXT NOT NULL
+) STRICT, WITHOUT ROWID;
+
+CREATE INDEX renamed_new ON renamed (new);
+
 -- The sums of the rows that have ended so far, as tproxy/store/sums.py makes them when a row is closed.
+CREATE TEMP VIEW billed AS
+SELECT rowid AS row, customer, tags FROM exchange
+ WHERE ended != 'open' AND (input_tokens > 0 OR output_tokens > 0 OR cache_read_tokens > 0
+       OR cache_write_5m_tokens > 0 OR cache_write_1h_tokens > 0 OR cost_nano > 0);
+
 CREATE TEMP VIEW part AS
 SELECT exchange.rowid AS row, 'caller' AS kind, caller AS of FROM exchange WHERE ended != 'open'
 UNION ALL SELECT rowid, 'team', team FROM exchange WHERE ended != 'open' AND team IS NOT NULL
 UNION ALL SELECT rowid, 'user', user FROM exchange WHERE ended != 'open' AND user IS NOT NULL
-UNION ALL SELECT rowid, 'customer', customer FROM exchange WHERE ended != 'open' AND customer IS NOT NULL
-UNION ALL SELECT exchange.rowid, 'tag', json_each.value FROM exchange, json_each(exchange.tags) WHERE ended != 'open';
+UNION ALL SELECT billed.row, 'customer', customer FROM billed WHERE customer IS NOT NULL
+UNION ALL SELECT billed.row, 'tag', json_each.value FROM billed, json_each(billed.tags);
 
 INSERT INTO tally (kind, id, exchanges, prompt_tokens, completion_tokens, cost_nano, last_us)
 SELECT part.kind, part.of, count(*),
@@ -135,3 +149,4 @@ SELECT 'proxy', day, '', '', model, sum(exchanges), sum(failures), sum(input_tok
   FROM daily WHERE kind = 'caller' GROUP BY day, model;
 
 DROP VIEW part;
+DROP VIEW billed;
