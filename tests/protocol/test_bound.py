@@ -23,6 +23,17 @@ IMAGE = 92 * 92
 PLAIN = Demand(model="claude-opus-5-5", max_tokens=1_000, text_bytes=10_000, geo="global")
 HAIKU = replace(PLAIN, model="claude-haiku-5-5")  # 0.10 and 0.50 up to 100,000 tokens, 0.50 and 2.50 above
 
+OWN = BOOK.with_overrides(
+    b"""
+    [[model]]
+    id = "mine"
+    geo = { us = "1" }
+    price = [{ input = "1", cache_read = "9", output = "1" }, { over = 500, input = "0.1", output = "0.1" }]
+    """,
+    "own",
+)
+MINE = Demand(model="mine", max_tokens=10, text_bytes=10_000)
+
 
 def nano(demand: Demand, book: PriceBook = BOOK, counted: int | None = None) -> int:
     bound = at_most(demand, book, NOW, counted)
@@ -114,6 +125,34 @@ def test_a_count_does_not_help_where_tools_bring_more() -> None:
     assert nano(demand, counted=100) == nano(demand)
 
 
+OLDER = replace(PLAIN, model="claude-opus-4-6")  # 5 and 25, with a tokenizer of its own
+SHARED = {
+    "the newer one": (PLAIN, "claude-sonnet-5", True),
+    "the older one": (OLDER, "claude-haiku-4-5", True),
+    "older, then newer": (OLDER, "claude-opus-4-7", False),
+    "newer, then older": (PLAIN, "claude-opus-4-6", False),
+    "the first one, then the older": (replace(PLAIN, model="claude-2.1"), "claude-haiku-4-5", False),
+    "the same model": (PLAIN, "claude-opus-5-5[1m]", True),
+    "a model of another name": (PLAIN, "mine", False),
+    "twice a model of another name": (replace(PLAIN, model="mine"), "mine", True),
+}
+
+
+@pytest.mark.parametrize(("demand", "fallback", "shared"), SHARED.values(), ids=SHARED)
+def test_a_count_holds_for_models_that_share_the_tokenizer(demand: Demand, fallback: str, shared: bool) -> None:
+    """For others the bytes hold."""
+    both = replace(demand, fallbacks=(Fallback(fallback, None, 0, False),))
+    alone = replace(demand, model=fallback)
+    more = nano(both, OWN, counted=2_000) - nano(demand, OWN, counted=2_000)
+    assert more == nano(alone, OWN, counted=2_000 if shared else None) + ROUNDING
+
+
+def test_where_a_count_does_not_hold_a_document_fills_the_window() -> None:
+    demand = replace(OLDER, whole_window="…", fallbacks=(Fallback("claude-opus-4-7", None, 0, False),))
+    alone = replace(demand, model="claude-opus-4-7", fallbacks=())
+    assert nano(demand, counted=2_000) - nano(replace(demand, fallbacks=()), counted=2_000) == nano(alone) + ROUNDING
+
+
 def test_at_least_is_what_a_count_could_lower_it_to() -> None:
     assert at_least(PLAIN, BOOK, NOW) == nano(PLAIN, counted=10_000 // 8) + ROUNDING
     assert at_least(replace(PLAIN, unbounded="…"), BOOK, NOW) == 0
@@ -143,18 +182,6 @@ def test_a_day_without_a_price() -> None:
     assert at_most(PLAIN, BOOK, 0) == Unboundable("no price of model 'claude-opus-5-5' holds on 1970-01-01")
 
 
-OWN = BOOK.with_overrides(
-    b"""
-    [[model]]
-    id = "mine"
-    geo = { us = "1" }
-    price = [{ input = "1", cache_read = "9", output = "1" }, { over = 500, input = "0.1", output = "0.1" }]
-    """,
-    "own",
-)
-MINE = Demand(model="mine", max_tokens=10, text_bytes=10_000)
-
-
 def test_a_shorter_prompt_may_be_the_dearer_one() -> None:
     assert nano(MINE, OWN) == 10_000 * 100 + 10 * 100
     assert nano(replace(MINE, text_bytes=2_000), OWN) == 500 * 1_000 + 10 * 1_000
@@ -180,7 +207,7 @@ def test_the_question_about_tokens() -> None:
         b'"metadata":{"user_id":"x"},"tools": [],"litellm_metadata":{},"system":"s","speed":"fast"}'
     )
     assert count_tokens_body(asked) == (
-        b'{"messages":[ {"role": "user", "content": "\\u00fc"} ],"model":"m","tools":[],"system":"s","speed":"fast"}'
+        b'{"model":"m","system":"s","messages":[ {"role": "user", "content": "\\u00fc"} ],"tools":[],"speed":"fast"}'
     )
 
 

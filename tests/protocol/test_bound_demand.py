@@ -293,6 +293,8 @@ DOUBTFUL = {
     "unknown edit": body(context_management={"edits": [{"type": "expand_20270101"}]}),
     "edits of a wrong type": body(context_management="compact"),
     "compaction on demand": body(compaction={"type": "summarize"}),
+    "many fallbacks": body(fallbacks=[{"model": "claude-opus-5"}] * 17),
+    "many advisors": body(tools=[ADVISOR] * 17),
     "any fallback": body(fallbacks="default"),
     "fallback without a model": body(fallbacks=[{"max_tokens": 1}]),
     "fallback with an unknown member": body(fallbacks=[{"model": "claude-opus-5", "best_of": 3}]),
@@ -306,6 +308,45 @@ def test_no_bound(doubtful: bytes) -> None:
     found = read_demand(doubtful)
     assert found == Demand(unbounded=found.unbounded)
     assert found.unbounded
+
+
+OBJECT = b'{"a":{"b":1}}'
+EXCESS = {
+    "values": (b"[" + b",".join([OBJECT] * 50_000) + b"]", "values"),
+    "values beside quotes in a text": (b'["\\"\\\\\\"",' + b",".join([OBJECT] * 50_000) + b"]", "values"),
+    "lists in lists": (b"[" * 100_001 + b"]" * 100_001, "values"),
+    "one name again and again": (b"{" + b",".join([b'"a":1'] * 100_001) + b"}", "values"),
+    "short texts": (b"[" + b",".join([b'""'] * 100_001) + b"]", "values"),
+    "escapes": (b'"' + b"\\n" * 3_000_001 + b'"', "escapes"),
+    "text": (b'"' + b"x" * 16 * 1024 * 1024 + b'"', "text"),
+}
+
+
+@pytest.mark.parametrize(("value", "what"), EXCESS.values(), ids=EXCESS)
+def test_what_would_take_long_is_not_read(value: bytes, what: str) -> None:
+    whole = body(metadata=0).replace(b'"metadata": 0', b'"metadata": ' + value)
+    assert (read_demand(whole).unbounded or "").startswith(f"it holds more {what} than ")
+
+
+def test_a_long_text_may_hold_what_looks_like_values() -> None:
+    whole = body(system='\\"{"a": [1,2,3,"x\\\\"]},' * 60_000)
+    assert read_demand(whole).text_bytes == seen(whole)
+
+
+@pytest.mark.parametrize("digits", ["7" * 5_000, "-0." + "1" * 5_000, "1e999"])
+def test_a_long_number_is_text_as_it_is_spelled(digits: str) -> None:
+    whole = body(**block(type="tool_use", id="1", name="x", input={"n": 0})).replace(
+        b'"n": 0', b'"n": %b' % digits.encode()
+    )
+    assert read_demand(whole).text_bytes >= seen(whole.replace(digits.encode(), b"0")) + len(digits) - 1
+
+
+def test_thousands_of_images() -> None:
+    """More than are looked for in the raw bytes."""
+    data = "A" * 1_024
+    whole = body(messages=[{"role": "user", "content": [image(type="base64", data=data)] * 4_100}])
+    found = read_demand(whole)
+    assert (found.images, found.text_bytes) == (4_100, seen(whole) - 4_100 * len(data))
 
 
 def test_reasons_are_for_people_and_hold_little_of_the_body() -> None:

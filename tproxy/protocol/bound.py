@@ -6,7 +6,7 @@ Rules:
 - The prompt: one token for each byte of text (a token is never shorter than a byte), the most that an image can have,
   and what the upstream adds where there are tools; never more than the context window, for a longer prompt is refused.
   Where the body does not tell the length of something, it is the window. A count by the upstream, with a margin, takes
-  the place of all this where it is lower.
+  the place of all this where it is lower: for the model asked, and for those that share its tokenizer.
 - The class: a cache write where the prompt cache is used, for an hour where that is asked for anywhere; else input.
 - The answer: `max_tokens`, and the budget for thinking where that is larger than it.
 - Runs: one; ten where tools run on the upstream's side, which is where it pauses such a turn by itself. Each fallback
@@ -32,6 +32,7 @@ from tproxy.protocol.contents import Unbounded
 from tproxy.protocol.demand import Demand, read_demand
 from tproxy.protocol.prices import Model, canonical
 from tproxy.protocol.pricing import Bill, PriceBook, Tokens, Unpriced
+from tproxy.protocol.tokens import generation
 
 __all__ = ["Bound", "Unboundable", "at_least", "at_most", "count_tokens_body", "read_demand"]
 
@@ -48,14 +49,6 @@ _ROUNDING: Final = 5
 _NULL: Final = Raw(b"null")
 _BYTES_PER_TOKEN: Final = 8  # more than texts of any language have: only to tell what is not worth counting
 
-# The members of a Messages request that count_tokens takes too (API reference, "Count tokens in a Message").
-_COUNTED: Final = frozenset(
-    {
-        *("model", "messages", "system", "tools", "tool_choice", "thinking", "cache_control", "context_management"),
-        *("mcp_servers", "output_config", "output_format", "speed"),
-    }
-)
-
 
 @dataclass(frozen=True, slots=True)
 class Bound:
@@ -69,6 +62,27 @@ class Unboundable:
     """There is no such bound; `reason` says why, so that it can follow a colon."""
 
     reason: str
+
+
+class _Counted(msgspec.Struct):
+    """The members of a Messages request that count_tokens takes too (API reference, "Count tokens in a Message")."""
+
+    model: Raw = Raw()
+    system: Raw = Raw()
+    messages: Raw = Raw()
+    tools: Raw = Raw()
+    tool_choice: Raw = Raw()
+    thinking: Raw = Raw()
+    cache_control: Raw = Raw()
+    context_management: Raw = Raw()
+    mcp_servers: Raw = Raw()
+    output_config: Raw = Raw()
+    output_format: Raw = Raw()
+    speed: Raw = Raw()
+
+
+class _Asked(_Counted):
+    thread: Raw = _NULL
 
 
 def at_most(demand: Demand, prices: PriceBook, at_us: int, input_tokens: int | None = None) -> Bound | Unboundable:
@@ -98,16 +112,20 @@ def at_least(demand: Demand, prices: PriceBook, at_us: int) -> int:
 def count_tokens_body(body: bytes) -> bytes | None:
     """The body that asks count_tokens about the input of a Messages request; None where that could not cover it.
 
-    Members keep their order, and their values every byte.
+    Each value keeps every byte. What else the body holds is passed over, so this costs one pass over its bytes.
     """
     try:
-        members = msgspec.json.decode(body, type=dict[str, Raw])
+        asked = msgspec.json.decode(body, type=_Asked)
     except (ValueError, RecursionError):
         return None
-    if members.get("thread", _NULL) != _NULL or "messages" not in members:
+    if asked.thread != _NULL or not memoryview(asked.messages):
         return None
-    kept = [msgspec.json.encode(name) + b":" + bytes(value) for name, value in members.items() if name in _COUNTED]
-    return b"{" + b",".join(kept) + b"}"
+    pieces: list[bytes | memoryview] = []
+    for name in _Counted.__struct_fields__:
+        value = memoryview(getattr(asked, name))
+        if value:
+            pieces += [b"," if pieces else b"{", b'"%b":' % name.encode(), value]
+    return b"".join([*pieces, b"}"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +151,7 @@ def _at_most(demand: Demand, prices: PriceBook, at_us: int, counted: int | None)
     runs = []
     for name, max_tokens, thinking, fast in attempts:
         model = _model(name, prices)
-        prompt = _prompt(demand, model, counted)
+        prompt = _prompt(demand, model, counted if _share_tokenizer(name, demand.model) else None)
         output = _output(model, max_tokens)
         output += thinking if thinking > output else 0
         times = _MOST_RUNS if demand.server_tools else 1
@@ -157,6 +175,11 @@ def _model(name: str, prices: PriceBook) -> Model:
     if model is None:
         raise Unbounded(f"no price is known for the model {name[:100]!r}")
     return model
+
+
+def _share_tokenizer(one: str, other: str) -> bool:
+    one, other = canonical(one), canonical(other)
+    return one == other or (generation(one) is not None and generation(one) == generation(other))
 
 
 def _window(model: Model, demand: Demand, why: str) -> int:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 _MAX_COUNT: Final = 2**40  # above any count that is meant
+_MAX_ADVISORS: Final = 16
 
 # Blocks whose words stand in the body.
 _WORDS: Final = frozenset(
@@ -154,6 +155,8 @@ class Contents:
             model = tool.get("model")
             if uses is None or not isinstance(model, str):
                 raise Unbounded("its advisor has no max_uses, or no model")
+            if len(self.advisors) == _MAX_ADVISORS:
+                raise Unbounded("it has more advisors than are looked at")
             self.advisors.append(Advisor(model, uses, count_of(tool.get("max_tokens"), "max_tokens")))
 
 

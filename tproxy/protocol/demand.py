@@ -8,7 +8,7 @@ The rule is: never less than the upstream may read in it. So
   may fill the whole context window;
 - what lets the upstream go on for as long as it likes, or choose another model by itself, has no bound;
 - neither has what is in doubt: a member that occurs twice, whose value is another for another reader; a member, a tool
-  or a block that is not known here.
+  or a block that is not known here; a body of more text, values or escapes than are looked at.
 
 `Demand.unbounded` then says why, in words for people. Reading never raises. A prompt cache is looked for in the raw
 bytes, because a mark may stand at any depth: a spelling that could hide one counts as one.
@@ -19,6 +19,7 @@ Not known here: models and prices; messages and tools in their depth (`contents`
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -27,7 +28,7 @@ from typing import Any, Final
 import msgspec
 
 from tproxy.protocol.contents import Advisor, Contents, Unbounded, count_of, kind_of, list_of
-from tproxy.protocol.spans import cut
+from tproxy.protocol.spans import count_values, cut
 
 # Members that cost nothing by themselves, or that are read below.
 _KNOWN: Final = frozenset(
@@ -49,6 +50,14 @@ _UNSEEN: Final = frozenset(
 _OF_FALLBACKS: Final = frozenset({"model", "max_tokens", "output_config", "speed", "thinking"})
 # Edits that only take something out of the prompt.
 _CLEARING: Final = ("clear_tool_uses_", "clear_thinking_")
+
+# These keep the time that a body takes below 0.3 s and its memory near 100 MB, whatever it holds. They are well above
+# what a request with a million tokens has: its text may even be spelled in escapes, letter by letter.
+_MAX_BYTES: Final = 16 * 1024 * 1024  # without data
+_MAX_VALUES: Final = 100_000
+_MAX_ESCAPES: Final = 3_000_000
+_MAX_FALLBACKS: Final = 16
+_MAX_DIGITS: Final = 32
 
 # A letter, a digit or an underscore spelled as an escape: no encoder does that, but it could hide a name.
 _DISGUISED: Final = re.compile(rb"\\u00(?:3[0-9]|4[1-9a-fA-F]|5[0-9aAfF]|6[1-9a-fA-F]|7[0-9aA])")
@@ -114,9 +123,23 @@ def read_demand(body: bytes, betas: str = "") -> Demand:
     """
     try:
         lean, lengths = cut(body)
+        _refuse_excess(lean)
         return _demand(_decoded(lean), lean, len(body), lengths, betas)
     except Unbounded as why:
         return Demand(unbounded=str(why))
+
+
+def _refuse_excess(lean: bytes) -> None:
+    """
+    Raises:
+        Unbounded: it takes too long to read.
+    """
+    if len(lean) > _MAX_BYTES:
+        raise Unbounded("it holds more text than is looked at")
+    if lean.count(b"\\") > _MAX_ESCAPES:
+        raise Unbounded("it holds more escapes than are looked at")
+    if count_values(lean, _MAX_VALUES) > _MAX_VALUES:
+        raise Unbounded("it holds more values than are looked at")
 
 
 def _text_bytes(value: dict[str, Any], lean: bytes) -> int:
@@ -150,8 +173,20 @@ def _no_constant(name: str) -> None:
     raise ValueError(name)
 
 
+def _integer(digits: str) -> int | str:
+    """A number; as it is spelled where that is long, which is no count either."""
+    return int(digits) if len(digits) <= _MAX_DIGITS else digits
+
+
+def _float(digits: str) -> float | str:
+    value = float(digits) if len(digits) <= _MAX_DIGITS else math.inf
+    return value if math.isfinite(value) else digits
+
+
 # The only decoder at hand that tells of members that occur twice, at any depth, in one pass.
-_DECODER: Final = json.JSONDecoder(object_pairs_hook=_members, parse_constant=_no_constant)
+_DECODER: Final = json.JSONDecoder(
+    object_pairs_hook=_members, parse_constant=_no_constant, parse_int=_integer, parse_float=_float
+)
 
 
 def _demand(value: dict[str, Any], lean: bytes, size: int, lengths: Mapping[str, int], betas: str) -> Demand:
@@ -227,7 +262,10 @@ def _refuse_open_ends(value: dict[str, Any]) -> None:
 def _fallbacks(value: Any) -> Iterator[Fallback]:
     if isinstance(value, str):
         raise Unbounded("it leaves to the upstream which model to fall back to")
-    for entry in list_of(value, "fallbacks"):
+    entries = list_of(value, "fallbacks")
+    if len(entries) > _MAX_FALLBACKS:
+        raise Unbounded("it names more fallbacks than are looked at")
+    for entry in entries:
         model = entry.get("model") if isinstance(entry, dict) else None
         if not isinstance(model, str) or not entry.keys() <= _OF_FALLBACKS:
             raise Unbounded("a fallback has a form that is not known")

@@ -58,6 +58,7 @@ Weights = tuple[float, ...]
 _OLDER: Weights = tuple(older for _, older, _ in _CLASSES + _BEYOND_ASCII)
 _NEWER: Weights = tuple(newer for _, _, newer in _CLASSES + _BEYOND_ASCII)
 _BETWEEN: Weights = tuple((older + newer) / 2 for older, newer in zip(_OLDER, _NEWER, strict=True))
+_FIRST_MODEL = re.compile(r"claude-(?:instant|[12](?!\d))")
 _OLDER_MODEL = re.compile(r"claude-(?:instant|[123](?!\d)|(?:opus|sonnet|haiku)-4(?:-[0-6](?!\d)|-\d{8}|-latest|@|$))")
 
 # The frame of a tool call, beside its name and input: 33 to 42 tokens for a first one, less for a further one.
@@ -73,6 +74,15 @@ def count_tokens(text: str, model: str | None = None) -> int:
     counter = TokenCounter()
     counter.feed("text_delta", text)
     return counter.tokens(model)
+
+
+def generation(model: str) -> str | None:
+    """Which tokenizer a model has: those of one generation make the same tokens of a text. None: that is not known."""
+    if not model.startswith("claude-"):
+        return None
+    if _FIRST_MODEL.match(model):
+        return "first"
+    return "older" if _OLDER_MODEL.match(model) else "newer"
 
 
 class TokenCounter:
@@ -134,8 +144,6 @@ def _count(text: str) -> list[int]:
 
 
 def _weigh(counts: list[int], model: str | None) -> float:
-    if model is None or not model.startswith("claude-"):
-        weights = _BETWEEN
-    else:
-        weights = _OLDER if _OLDER_MODEL.match(model) else _NEWER
+    known = None if model is None else generation(model)
+    weights = _BETWEEN if known is None else _NEWER if known == "newer" else _OLDER
     return sum(count * weight for count, weight in zip(counts, weights, strict=True))
