@@ -79,13 +79,14 @@ def _customer(headers: Sequence[Header], facts: RequestFacts | None) -> str | No
 
 
 def _tags(headers: Sequence[Header], facts: RequestFacts | None, caller: Caller) -> tuple[str, ...]:
-    """The tags of key, headers and body, all joined, in this order: those that are too many are a client's."""
-    found = [*caller.tags]
+    """The tags of headers, body and key, all joined, in this order. Of too many, those of the key stay."""
+    found: list[str] = []
     for name in _TAG_HEADERS:
         for value in header.get_all(headers, name):
             found += [tag.strip() for tag in value.decode("utf-8", "replace").split(",")]
     found += facts.litellm_tags if facts is not None else ()
-    return tuple(dict.fromkeys(masked(tag[:_MAX_TEXT]) for tag in found if tag))[:_MAX_TAGS]
+    said = tuple(dict.fromkeys(masked(tag[:_MAX_TEXT]) for tag in found if tag))
+    return tuple(dict.fromkeys((*said[: max(_MAX_TAGS - len(caller.tags), 0)], *caller.tags)))
 
 
 def _text(value: bytes | None) -> str | None:
