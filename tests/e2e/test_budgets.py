@@ -196,3 +196,48 @@ async def test_a_dollar_is_served_until_it_is_used(tmp_path: Path) -> None:
             assert NANO <= sum(row["cost_nano"] for row in rows) < NANO + dearest
             _, info = await call(house, "GET", "/key/info", key=made_key["key"])
             assert info["info"]["budget_estimate"]["exchanges"] == len(rows)
+
+
+async def test_rotating_a_key_under_load_gives_it_no_new_money(tmp_path: Path) -> None:
+    async with open_house(tmp_path, tproxy=WITH_MASTER) as house:
+        free = (await made(house, "/key/generate"))["key"]
+        one = await cost_of_one(house, free, f"tokens={TOKENS}")
+        assert house.sandbox is not None
+        house.sandbox.books.reset()
+        limit = one * 3 // 2
+        key = (await made(house, "/key/generate", max_budget=limit / NANO, budget_mode="hard"))["key"]
+        async with trio.open_nursery() as nursery:
+
+            async def hammer() -> None:
+                while True:
+                    await ask(house.address, message(key, body(), f"tokens={TOKENS}"))
+
+            for _ in range(8):
+                nursery.start_soon(hammer)
+            for n in range(20):
+                grace = {"grace_period": "1h"} if n % 2 else {}
+                key = (await made(house, "/key/regenerate", key=key, **grace))["key"]
+            nursery.cancel_scope.cancel()
+        await at_rest(house, 1)
+        await house.sandbox.books.settled()
+        assert charged(house) <= limit
+
+
+async def test_another_period_keeps_what_is_spent_and_held(tmp_path: Path) -> None:
+    async with open_house(tmp_path, tproxy=WITH_MASTER) as house:
+        free = (await made(house, "/key/generate"))["key"]
+        one = await cost_of_one(house, free, f"tokens={TOKENS}")
+        terms = {"max_budget": one * 3 / 2 / NANO, "budget_mode": "hard", "budget_wait": 0}
+        key = (await made(house, "/key/generate", budget_duration="1d", **terms))["key"]
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(ask, house.address, message(key, body(), f"tokens={TOKENS}; tps=400"))
+            with trio.fail_after(5):
+                while not house.proxy.running:
+                    await trio.sleep(0.01)
+            for duration in ("1mo", "30d", "1w"):
+                assert (await call(house, "POST", "/key/update", {"key": key, "budget_duration": duration}))[0] == 200
+                refused = await ask(house.address, message(key, body(), f"tokens={TOKENS}"))
+                assert refused.status in (402, 429)
+        _, info = await call(house, "GET", "/key/info", key=key)
+        [budget] = info["info"]["budgets"]
+        assert (budget["budget_duration"], budget["spent"], budget["held"]) == ("1w", one / NANO, 0)

@@ -162,6 +162,8 @@ async def _relay(response: Response, headers: list[Header], client: Client, tap:
         if client.ending is not None and client.between_events:
             raise client.ending
         chunk = await response.receive()
+        if client.ending is not None and client.between_events:
+            raise client.ending  # what has just come is left: a write that is cancelled would break the answer off
 
 
 def _is_open_stream(headers: Sequence[Header]) -> bool:
