@@ -220,8 +220,8 @@ class Exchange:
         )
 
         def on_batch() -> None:
-            if not self.tap.outcome.started:
-                return
+            if (self._noted and follow is None) or not self.tap.outcome.started:
+                return  # nobody wants to know more
             try:
                 so_far = settle(self.course, self.tap.outcome, self._prices, running=True)
                 self._note(so_far)
