@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import http.client
 import socket
+import threading
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
-from typing import Any
+from typing import NoReturn
 
-import httpx2
 import pytest
 
 from tests.fake_api import Answer, FakeApi, fake_api
@@ -125,45 +128,66 @@ def test_nothing_answers() -> None:
     assert caught.value.status is None
 
 
-class Broken(httpx2.BaseTransport):
+class Broken(urllib.request.OpenerDirector):
     """A network that fails."""
 
-    def __init__(self, error: Exception) -> None:
-        self.error = error
+    def __init__(self, fault: Exception) -> None:
+        super().__init__()
+        self.fault = fault
 
-    def handle_request(self, request: httpx2.Request) -> httpx2.Response:
-        raise self.error
+    def open(self, *_: object, **__: object) -> NoReturn:
+        raise self.fault
 
 
 @pytest.mark.parametrize(
     ("error", "said"),
     [
-        (httpx2.ReadTimeout("t"), "has not answered within 60 seconds"),
-        (httpx2.ConnectTimeout(""), "cannot reach http://a.example (ConnectTimeout)"),
-        (httpx2.RemoteProtocolError("peer closed"), "gave no whole answer (peer closed)"),
-        (httpx2.ReadError("reset\nby peer"), "gave no whole answer (reset by peer)"),
+        (TimeoutError("t"), "has not answered within 60 seconds"),
+        (urllib.error.URLError(TimeoutError("timed out")), "cannot reach http://a.example (timed out)"),
+        (urllib.error.URLError(ConnectionResetError("reset")), "gave no whole answer (reset)"),
+        (http.client.RemoteDisconnected("peer closed"), "gave no whole answer (peer closed)"),
+        (ConnectionResetError("reset\nby peer"), "gave no whole answer (reset by peer)"),
+        (http.client.BadStatusLine("x"), "gave no whole answer (x)"),
     ],
     ids=lambda value: type(value).__name__,
 )
 def test_a_network_that_fails(error: Exception, said: str) -> None:
-    with Api("http://a.example", KEY, transport=Broken(error)) as api, pytest.raises(ApiFault) as caught:
+    with Api("http://a.example", KEY, opener=Broken(error)) as api, pytest.raises(ApiFault) as caught:
         api.get("/key/list")
     assert said in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\n[]",
+        b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\n[]\r\n",
+        b"HTTP/1.1 500 No\r\ncontent-length: 9\r\n\r\n[]",
+    ],
+    ids=["length", "chunks", "a refusal"],
+)
+def test_an_answer_that_is_cut_is_none(said: bytes) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def answer() -> None:
+            client, _ = listener.accept()
+            with client:
+                client.recv(65536)
+                client.sendall(said)
+
+        server = threading.Thread(target=answer)
+        server.start()
+        with Api(f"http://127.0.0.1:{listener.getsockname()[1]}", KEY) as api, pytest.raises(ApiFault) as caught:
+            api.get("/key/list")
+        server.join()
+    assert "gave no whole answer" in str(caught.value)
 
 
 def test_an_answer_has_a_bound_and_a_deadline(server: FakeApi, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(client, "MAX_ANSWER_BYTES", 1 << 20)
     assert "larger than 1 MiB" in str(fault(server, Answer(200, b" " * (1 << 21))))
     monkeypatch.setattr(client, "ANSWER_SECONDS", -1)
-
-    def handle(request: httpx2.Request) -> httpx2.Response:
-        return httpx2.Response(200, content=b"[]")
-
-    with (
-        Api("http://a.example", KEY, transport=httpx2.MockTransport(handle)) as api,
-        pytest.raises(ApiFault, match="whole within"),
-    ):
-        api.get("/key/list")
+    assert "whole within" in str(fault(server, Answer(200, b"[]")))
 
 
 @pytest.mark.parametrize(
@@ -189,9 +213,16 @@ def test_what_cannot_be_asked(url: str, key: str, said: str) -> None:
 
 
 @pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "127.9.9.9", "[::1]", "proxy.example", "10.0.0.1"])
-def test_which_machine_is_this_one(host: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    made: list[dict[str, Any]] = []
-    monkeypatch.setattr(httpx2, "Client", lambda **options: made.append(options))
-    Api(f"http://{host}", KEY)
-    assert made[0]["trust_env"] == (host in ("proxy.example", "10.0.0.1"))
-    assert made[0]["follow_redirects"] is False
+def test_a_proxy_stands_between_only_on_the_way_to_another_machine(host: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")  # nobody is there
+    asked: list[str] = []
+
+    class Spy(http.client.HTTPConnection):
+        def connect(self) -> None:
+            asked.append(f"{self.host}:{self.port}")
+            raise ConnectionRefusedError
+
+    monkeypatch.setattr(http.client, "HTTPConnection", Spy)
+    with Api(f"http://{host}", KEY) as api, pytest.raises(ApiFault, match="cannot reach"):
+        api.get("/key/list")
+    assert (asked == ["127.0.0.1:9"]) == (host in ("proxy.example", "10.0.0.1"))
