@@ -238,6 +238,7 @@ async def test_another_period_keeps_what_is_spent_and_held(tmp_path: Path) -> No
                 assert (await call(house, "POST", "/key/update", {"key": key, "budget_duration": duration}))[0] == 200
                 refused = await ask(house.address, message(key, body(), f"tokens={TOKENS}"))
                 assert refused.status in (402, 429)
+        await house.rows(2)  # the answer is whole before its row is closed
         _, info = await call(house, "GET", "/key/info", key=key)
         [budget] = info["info"]["budgets"]
         assert (budget["budget_duration"], budget["spent"], budget["held"]) == ("1w", one / NANO, 0)
