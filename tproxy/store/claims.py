@@ -62,7 +62,7 @@ def hold(
     found: list[tuple[Claim, money.Row]] = []
     refusals: list[Refusal] = []
     for claim in _merged(claims):
-        rows = money.budgets(connection, claim.kind, _holder(connection, claim), now_us, zone)
+        rows = _budgets(connection, claim, now_us, zone)
         if not rows and claim.mode != COUNTED:
             refusals.append(_stale(claim))
         found.extend((claim, row) for row in rows)
@@ -163,7 +163,7 @@ def book(
     """Book what an exchange cost whose claims could not be held, because the ledger could not be written then."""
     settlement = Settlement()
     for claim in _merged(claims):
-        for row in money.budgets(connection, claim.kind, _holder(connection, claim), now_us, zone):
+        for row in _budgets(connection, claim, now_us, zone):
             _book(connection, row, cost_nano or 0, 0, settlement)
     return settlement
 
@@ -202,14 +202,17 @@ def _stale(claim: Claim) -> Refusal:
     return Refusal(nothing, claim.amount_nano, claim.mode, stale=True)
 
 
-def _holder(connection: sqlite3.Connection, claim: Claim) -> str:
-    """Whose budgets are claimed: those of a key that was replaced a moment ago have gone to its successor."""
-    if claim.kind != KEY:
-        return claim.subject
+def _budgets(connection: sqlite3.Connection, claim: Claim, now_us: int, zone: ZoneInfo) -> Sequence[money.Row]:
+    """What is claimed. The budgets of a key that was replaced a moment ago have gone to its successor."""
+    rows = money.budgets(connection, claim.kind, claim.subject, now_us, zone)
+    if rows or claim.kind != KEY:
+        return rows
     replaced = connection.execute(
         "SELECT document ->> '$.replaced_by' FROM subject WHERE kind = ? AND id = ?", (KEY, claim.subject)
     ).fetchone()
-    return claim.subject if replaced is None or replaced[0] is None else str(replaced[0])
+    if replaced is None or replaced[0] is None:
+        return rows
+    return money.budgets(connection, KEY, str(replaced[0]), now_us, zone)
 
 
 def _fits(row: money.Row, mode: str, amount: int) -> bool:
