@@ -6,7 +6,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 CONFIG ?= config.toml
 
-.PHONY: serve demo test check bench format lock clean
+.PHONY: serve demo test check bench bench-quick bench-peers format lock clean
 
 serve: $(VENV)/.runtime
 	@exec $(BIN)/tproxy serve --config $(CONFIG)
@@ -30,6 +30,13 @@ check: $(VENV)/.dev
 
 bench: $(VENV)/.dev
 	$(BIN)/python -m bench $(ARGS)
+
+bench-quick: $(VENV)/.dev
+	$(BIN)/python -m bench --quick $(ARGS)
+
+# What the bench compares with, into .bench-peers; nothing else needs it.
+bench-peers: $(VENV)/.dev
+	$(BIN)/python -m bench.install_peers $(ARGS)
 
 format: $(VENV)/.dev
 	$(BIN)/ruff check --fix .

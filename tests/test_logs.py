@@ -65,6 +65,17 @@ def test_what_has_no_encoding_is_written_all_the_same(pipe: tuple[int, int]) -> 
     assert os.read(reading, 100) == b"\\ud800\n"
 
 
+def test_a_line_may_be_made_when_it_is_written(pipe: tuple[int, int]) -> None:
+    reading, writing = pipe
+    lines = Lines(writing)
+    lines.write(lambda: f"made by {threading.current_thread().name}\n")
+    lines.write(lambda: f"{1 / 0}\n")
+    assert lines.drain(10)
+    lines.write("last\n")
+    assert lines.drain(10)
+    assert os.read(reading, 100) == b"made by log\n1 lines of this log were dropped\nlast\n"
+
+
 @pytest.mark.parametrize("blocking", [True, False])
 def test_a_reader_that_is_stuck(pipe: tuple[int, int], monkeypatch: pytest.MonkeyPatch, blocking: bool) -> None:
     """Lines wait up to the bound, then are dropped and counted. The count comes when the reader reads again."""
@@ -147,6 +158,9 @@ for name in ("debug", "info", "warning", "error"):
     getattr(log, name)("ours " + name, number=1)
     getattr(logging.getLogger("lib"), name)("theirs %s", name)
 fail()
+log.error("odd", text="\\ud800 ä", number=2**70, more=None, list=[1, "ä"])
+log.error("odd", text="\\ud800 ä", number=2**70, more=None)
+log.error("%s of %d", "interpolated", 2)
 logs.configure("warning", "json")
 log.info("not said")
 log.warning("after")
@@ -183,7 +197,12 @@ def test_what_is_configured_is_said(level: str, format: str) -> None:
     assert sum(line["count"] for line in said_in_json if line["event"] == "lines of this log were dropped") == 2
     if format == "json":
         assert all(json.loads(line)["timestamp"] for line in done.stderr.splitlines())
+        odd, plain = (line for line in said_in_json if line["event"] == "odd")
+        assert (plain["text"], plain["number"], plain["more"]) == ("\ud800 ä", 2**70, None)
+        assert odd.keys() - plain.keys() == {"list"}
+        assert plain["level"] == "error"
     else:
+        assert "interpolated of 2" in done.stderr
         assert "ignored" not in done.stderr  # nor does a library warn of how it is set up
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import trustme
 
 from tproxy.settings import Settings, SettingsFault, load, load_books
 
@@ -67,7 +68,7 @@ def test_the_defaults(load_text: Load, tmp_path: Path) -> None:
 
 
 def test_all_can_be_set(load_text: Load, tmp_path: Path) -> None:
-    (tmp_path / "ca.pem").touch()
+    trustme.CA().cert_pem.write_to_path(str(tmp_path / "ca.pem"))
     (tmp_path / "prices.toml").touch()
     (tmp_path / "secret").write_text("sk-ant-filed\n")
     settings = load_text(
@@ -159,6 +160,7 @@ ONE_FAULT = {
     "path too long": (f"[tproxy]\nprice_file = '{'p' * 300}'", "tproxy.price_file", "not a file that can be read"),
     "no such certificate": ("certfile = 'c.pem'", "certfile", "must name a file that can be read"),
     "no such ca": ("[tproxy.upstream]\nca_file = 'x.pem'", "tproxy.upstream.ca_file", "not a file that can be read"),
+    "no certificate": ("[tproxy.upstream]\nca_file = 'config.toml'", "tproxy.upstream.ca_file", "holds no certificate"),
     "key not in a list": ("[tproxy.upstream]\napi_keys = 'k'", "tproxy.upstream.api_keys", "must be a list"),
     "no keys": ("[tproxy.upstream]\napi_keys = []", "tproxy.upstream.api_keys", "must hold a key"),
     "key with a space": ("[tproxy.upstream]\napi_keys = ['a', 'b c']", "tproxy.upstream.api_keys[1]", "without spaces"),

@@ -7,6 +7,8 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+import trustme
+
 from tproxy.hypercorn_keys import KEYS
 from tproxy.settings import Settings, as_markdown, as_toml, describe, load
 
@@ -40,7 +42,7 @@ def test_uncommenting_the_defaults_changes_nothing(tmp_path: Path) -> None:
 
 
 def test_the_examples_are_good(tmp_path: Path) -> None:
-    (tmp_path / "ca.pem").touch()
+    trustme.CA().cert_pem.write_to_path(str(tmp_path / "ca.pem"))
     (tmp_path / "prices.toml").touch()
     path = tmp_path / "config.toml"
     path.write_text(re.sub(r"(?m)^#(\w+ = )", r"\1", (ROOT / "config.toml").read_text()))

@@ -5,6 +5,7 @@ Used by both ways to run it: `tproxy serve`, and hypercorn's own command.
 
 from __future__ import annotations
 
+import gc
 import os
 import time
 from collections.abc import AsyncIterator, Callable
@@ -19,15 +20,15 @@ from pydantic import SecretStr
 
 from tproxy.flow.admit import Governance
 from tproxy.flow.body import Held
-from tproxy.flow.exchange import Services
 from tproxy.flow.expect import Expectations
 from tproxy.flow.identify import KeyRing, shown
 from tproxy.flow.limits import Limiter
 from tproxy.flow.line import Line
 from tproxy.flow.outgoing import Upstream
 from tproxy.flow.proxy import Proxy
-from tproxy.manage.app import build
+from tproxy.flow.services import Services
 from tproxy.manage.desk import Desk
+from tproxy.manage.gate import ASGIApp, Gate, Late
 from tproxy.manage.health import DRAINING, LEDGER_FAILS, Manage
 from tproxy.money import usd
 from tproxy.protocol.pricing import PriceBook, built_in
@@ -84,7 +85,8 @@ class House:
         self.directory = await open_directory(self.settings.database_path, self.ledger, zone=self.zone, clock=now_us)
         self.directory.on_rotated = partial(self._limiter.move, KEY)
         services = await self._taken(self.settings)
-        self.proxy = Proxy(services, Manage(self._unready, build(self._desk())))
+        desk = self._desk()
+        self.proxy = Proxy(services, Manage(self._unready, Gate(Late(partial(_api, desk)), desk)))
 
     async def take(self, settings: Settings) -> Pool:
         """Let new exchanges work with other settings. Returns the pool that they no longer use.
@@ -168,6 +170,14 @@ class House:
         if self._draining():
             return DRAINING
         return None if self.ledger.writable else LEDGER_FAILS
+
+
+def _api(desk: Desk) -> ASGIApp:
+    from tproxy.manage.app import build
+
+    api = build(desk)
+    gc.freeze()  # as at the start: it stays, and no collection need walk it
+    return api
 
 
 def prices(settings: Settings) -> PriceBook:

@@ -1,8 +1,12 @@
 """Logs: one JSON object a line (or text for a terminal) on stderr, for our own lines and those of the libraries.
 
     structlog ──┐
-                ├──► rendered ──► Lines: at most LINES_MAX ──► thread: one write(2) a line
+                ├──► Lines: at most LINES_MAX ──► thread: rendered, one write(2) a line
     logging ────┘
+
+- A line of plain values is rendered by the thread, which wakes for many lines at a time: one is said for each exchange,
+  on the loop that all streams share. What else is said is rendered where it is said, for it may change, or be a
+  traceback.
 
 - To log never waits and never raises: whoever reads stderr may be slow, stuck or gone, and the disk may be full. Lines
   that cannot be kept or written are counted, and the count is written as soon as something can be.
@@ -21,10 +25,15 @@ import os
 import select
 import sys
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
-from typing import Any, Literal, TextIO, cast
+from contextlib import suppress
+from datetime import UTC, datetime
+from functools import partial
+from typing import Any, Final, Literal, TextIO, cast
 
+import msgspec
 import structlog
 from structlog.typing import EventDict, Processor
 
@@ -33,6 +42,9 @@ Format = Literal["json", "console"]
 
 LINES_MAX = 10_000  # lines that wait for the thread; past it, they are dropped
 FLUSH_SECONDS = 1.0
+GATHER_SECONDS = 0.01  # from the first line that waits until the thread writes: others then go with it
+
+_PLAIN: Final = {str, int, float, bool, type(None)}
 
 
 class Lines:
@@ -48,14 +60,14 @@ class Lines:
     def __init__(self, descriptor: int) -> None:
         self.notice: Callable[[int], str] = "{} lines of this log were dropped\n".format
         self._descriptor = descriptor
-        self._waiting: deque[str] = deque()
+        self._waiting: deque[str | Callable[[], str]] = deque()
         self._dropped = 0
         self._broken_off = False
         self._changed = threading.Condition()
         threading.Thread(target=self._run, name="log", daemon=True).start()
 
-    def write(self, line: str) -> None:
-        """Keep a line, which ends with a newline, until it is written."""
+    def write(self, line: str | Callable[[], str]) -> None:
+        """Keep a line, which ends with a newline, until it is written; or what makes it, to be called by the thread."""
         with self._changed:
             if len(self._waiting) < LINES_MAX:
                 self._waiting.append(line)
@@ -80,17 +92,27 @@ class Lines:
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._waiting)
-                line, dropped = self._waiting[0], self._dropped
-            told = dropped if dropped and self._put(self.notice(dropped)) else 0
-            written = self._put(line)
-            with self._changed:
-                self._waiting.popleft()  # only now, for `drain` waits for it
-                self._dropped += (not written) - told
-                self._changed.notify_all()
+            time.sleep(GATHER_SECONDS)  # noqa: TID251 (no loop runs on this thread)
+            while self._waiting:
+                self._write_first()
 
-    def _put(self, line: str) -> bool:
-        """Write a line whole, however long that takes; false if that failed."""
-        data = line.encode("utf-8", "backslashreplace")
+    def _write_first(self) -> None:
+        with self._changed:
+            line, dropped = self._waiting[0], self._dropped
+        told = dropped if dropped and self._put(self.notice(dropped)) else 0
+        written = self._put(line)
+        with self._changed:
+            self._waiting.popleft()  # only now, for `drain` waits for it
+            self._dropped += (not written) - told
+            self._changed.notify_all()
+
+    def _put(self, line: str | Callable[[], str]) -> bool:
+        """Write a line whole, however long that takes; false if that failed, or if it cannot be made."""
+        try:
+            text = line if isinstance(line, str) else line()
+        except Exception:
+            return False
+        data = text.encode("utf-8", "backslashreplace")
         rest = memoryview(b"\n" + data if self._broken_off else data)
         while rest:
             try:
@@ -110,6 +132,13 @@ class _Handler(logging.StreamHandler[TextIO]):
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
         cast(Lines, self.stream).drop()
+
+
+class _Said:
+    """What structlog hands to a logger of its own: a line, or what makes it."""
+
+    def __init__(self, lines: Lines) -> None:
+        self.debug = self.info = self.warning = self.error = self.critical = lines.write
 
 
 _lines: Lines | None = None
@@ -132,13 +161,13 @@ def configure(level: Level, format: Format) -> None:
     if format == "json":
         without_locals = structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
         shared.append(structlog.processors.ExceptionRenderer(without_locals))
-        renderer = structlog.processors.JSONRenderer()
+        renderer = structlog.processors.JSONRenderer(separators=(",", ":"), ensure_ascii=False)
     else:
         renderer = structlog.dev.ConsoleRenderer(
             colors=sys.stderr is not None and sys.stderr.isatty(),
             exception_formatter=structlog.dev.plain_traceback,
         )
-    processors = [structlog.contextvars.merge_contextvars, *shared, renderer]
+    processors = [*shared, renderer]
 
     def render(logger: Any, method: str, event: EventDict) -> Any:
         made: Any = event
@@ -150,11 +179,25 @@ def configure(level: Level, format: Format) -> None:
             raise structlog.DropEvent from None
         return made
 
+    def of_plain_values(event: EventDict, at: float) -> str:
+        event["timestamp"] = datetime.fromtimestamp(at, UTC).isoformat().replace("+00:00", "Z")
+        if format == "json":
+            with suppress(ValueError, OverflowError):  # what only the other one takes: a lone surrogate, a huge number
+                return msgspec.json.encode(event).decode() + "\n"
+        return str(renderer(None, event["level"], event)) + "\n"
+
+    def say(logger: Any, method: str, event: EventDict) -> tuple[tuple[str | Callable[[], str]], dict[str, Any]]:
+        if _PLAIN.issuperset(map(type, event.values())) and "exc_info" not in event:
+            event["level"] = method
+            return (partial(of_plain_values, event, time.time()),), {}
+        return (f"{render(logger, method, event)}\n",), {}
+
+    said = _Said(lines)
     wrapper = structlog.make_filtering_bound_logger(number)
     structlog.configure(
-        processors=[render],
+        processors=[say],
         wrapper_class=wrapper,
-        logger_factory=structlog.WriteLoggerFactory(file),
+        logger_factory=lambda *_: said,
         cache_logger_on_first_use=False,
     )
     returning = structlog.wrap_logger(structlog.testing.ReturnLogger(), processors=[render], wrapper_class=wrapper)

@@ -32,7 +32,7 @@ from tproxy.assembly import House, open_house
 from tproxy.errors import LedgerUnavailable
 from tproxy.flow.body import Receive
 from tproxy.flow.forward import Send
-from tproxy.flow.proxy import Proxy
+from tproxy.flow.proxy import ASGIApp
 from tproxy.flow.request import Scope
 from tproxy.protocol.pricing import PriceFault
 from tproxy.sandbox.server import serve_sandbox
@@ -62,7 +62,7 @@ class Application:
         opening: gives the proxy when the lifespan starts.
     """
 
-    def __init__(self, opening: Callable[[], AbstractAsyncContextManager[Proxy]]) -> None:
+    def __init__(self, opening: Callable[[], AbstractAsyncContextManager[ASGIApp]]) -> None:
         self._opening = opening
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -86,7 +86,7 @@ class Application:
 
 
 @asynccontextmanager
-async def _under_hypercorn() -> AsyncIterator[Proxy]:
+async def _under_hypercorn() -> AsyncIterator[ASGIApp]:
     settings = load(Path(os.environ.get("TPROXY_CONFIG", "config.toml")))
     logs.configure(settings.log.level, settings.log.format)
     _raise_descriptor_limit()
@@ -154,7 +154,7 @@ async def _start(server: trio.Nursery, serving: Callable[..., Awaitable[None]], 
     return addresses
 
 
-def listening(proxy: Proxy, settings: Settings, stopping: trio.Event) -> Callable[..., Awaitable[None]]:
+def listening(proxy: ASGIApp, settings: Settings, stopping: trio.Event) -> Callable[..., Awaitable[None]]:
     """hypercorn, ready for `nursery.start`, which gives the list of addresses. It returns when it has drained."""
     return partial(
         hypercorn.trio.serve,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import ssl
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
@@ -25,6 +26,16 @@ def _absolute(value: Any, info: ValidationInfo) -> Any:
 def _readable(path: Path | None) -> Path | None:
     if path is not None and not is_readable(path):
         raise ValueError(f"is not a file that can be read: {path}")
+    return path
+
+
+def _certificates(path: Path | None) -> Path | None:
+    """Looked at here, too: a wrong file must not wait for the server to start."""
+    if _readable(path) is not None:
+        try:
+            ssl.create_default_context(cafile=path)
+        except ssl.SSLError:
+            raise ValueError(f"holds no certificate in PEM form: {path}") from None
     return path
 
 
@@ -80,6 +91,7 @@ Secrets = Annotated[
 ]
 FilePath = Annotated[Path | None, BeforeValidator(_absolute), Field(title="path")]
 ReadableFile = Annotated[FilePath, AfterValidator(_readable)]
+Certificates = Annotated[FilePath, AfterValidator(_certificates)]
 BaseUrl = Annotated[str, AfterValidator(_base_url)]
 Database = Annotated[str, AfterValidator(_database)]
 TimeZone = Annotated[str, AfterValidator(_timezone)]

@@ -27,6 +27,7 @@ from tproxy import hypercorn_keys
 from tproxy.setting_kinds import (
     Access,
     BaseUrl,
+    Certificates,
     Count,
     Database,
     FilePath,
@@ -64,7 +65,7 @@ class Upstream(Table):
         default="global",
         description="where requests that name no region are served: the default of the keys' workspace",
     )
-    ca_file: ReadableFile = Field(
+    ca_file: Certificates = Field(
         default=None, examples=["ca.pem"], description="trusted in place of the system's certificates"
     )
     max_connections: Count = Field(default=4096, description="upstream connections at a time")

@@ -13,7 +13,10 @@ import trio
 
 from tests.wire.peer import Peer, Script, peer
 from tproxy import assembly
-from tproxy.flow.proxy import Proxy
+from tproxy.flow.body import Receive
+from tproxy.flow.forward import Send
+from tproxy.flow.proxy import ASGIApp, Proxy
+from tproxy.flow.request import Scope
 from tproxy.sandbox.server import Sandbox, serve_sandbox
 from tproxy.server import inbound_bounds, listening
 from tproxy.settings import load
@@ -21,6 +24,9 @@ from tproxy.store import reading
 from tproxy.wire import inbound
 
 REAL_KEY = "sk-ant-api03-the-real-one"
+
+# Whether the next house gets requests as any ASGI server would give them; see the fixture `both_paths`.
+PLAIN_ASGI = False
 
 
 @dataclass
@@ -100,10 +106,18 @@ async def open_house(folder: Path, *, upstream_url: str | None = None, **config:
         inbound.install(inbound_bounds(settings))
         stopping = trio.Event()
         async with assembly.open_house(settings, stopping.is_set) as house, trio.open_nursery() as server:
-            addresses = await server.start(listening(house.proxy, settings, stopping))
+            app = _without_extensions(house.proxy) if PLAIN_ASGI else house.proxy
+            addresses = await server.start(listening(app, settings, stopping))
             yield House(addresses[0], upstream_url, sandbox, settings.database_path, house.proxy, stopping)
             stopping.set()
         nursery.cancel_scope.cancel()
+
+
+def _without_extensions(proxy: Proxy) -> ASGIApp:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await proxy({**scope, "extensions": {}}, receive, send)
+
+    return app
 
 
 @asynccontextmanager

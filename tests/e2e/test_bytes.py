@@ -23,6 +23,8 @@ from tests.e2e.house import open_house_before
 from tests.e2e.raw import Header, ask, chunked, get, lines, post, read_answer, request, values
 from tests.wire.peer import Line, answers
 
+pytestmark = pytest.mark.usefixtures("both_paths")
+
 # RFC 9110 section 7.6.1, and what the rows' Connection lines nominate.
 HOP_BY_HOP = {
     b"connection",

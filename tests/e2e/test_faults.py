@@ -23,6 +23,8 @@ from tests.e2e.house import House, open_house, open_house_before
 from tests.e2e.raw import post as raw_post
 from tests.wire.peer import Line, deaf, silence
 
+both_paths = pytest.mark.usefixtures("both_paths")
+
 # Counted by the sandbox as the tokenizer of this model's generation would.
 MODEL = "claude-sonnet-4-5"
 
@@ -47,6 +49,7 @@ def served(house: House) -> Any:
     return entry
 
 
+@both_paths
 @pytest.mark.parametrize(
     ("script", "ended"),
     [
@@ -69,6 +72,7 @@ async def test_a_break_midway_is_a_broken_end(tmp_path: Path, script: str, ended
         assert row["cost_nano"] == row["input_tokens"] * 3000 + row["output_tokens"] * 15_000
 
 
+@both_paths
 @pytest.mark.parametrize(
     ("script", "status", "code"),
     [
@@ -90,6 +94,7 @@ async def test_a_break_before_the_head_is_an_error_of_ours(tmp_path: Path, scrip
         assert len(house.sandbox.requests) == 1, "a POST is never sent twice"
 
 
+@both_paths
 @pytest.mark.parametrize(
     ("script", "ended", "certainty"),
     [
@@ -128,6 +133,7 @@ async def test_odd_but_whole_streams(tmp_path: Path, script: str, ended: str, ce
         assert row["bytes_out"] == entry.bytes_sent
 
 
+@both_paths
 @pytest.mark.parametrize("how", ["fin", "rst", "after a pipelined byte"])
 @pytest.mark.parametrize("script", ["head_stall=1", "tokens=900; per=1; tps=100", "stall_after=4"])
 async def test_a_client_that_leaves_frees_the_upstream_within_a_second(tmp_path: Path, script: str, how: str) -> None:
@@ -165,6 +171,7 @@ async def test_a_client_that_leaves_frees_the_upstream_within_a_second(tmp_path:
             assert row["output_tokens"] <= delivered * 1.3 + 5
 
 
+@both_paths
 async def test_a_cut_stream_is_billed_close_to_what_was_delivered(tmp_path: Path) -> None:
     async with open_house(tmp_path) as house:
         with pytest.raises(httpx2.RemoteProtocolError):
@@ -175,6 +182,7 @@ async def test_a_cut_stream_is_billed_close_to_what_was_delivered(tmp_path: Path
         assert abs(row["output_tokens"] - delivered) <= 0.2 * delivered
 
 
+@both_paths
 async def test_with_drain_the_whole_answer_is_billed(tmp_path: Path) -> None:
     async with open_house(tmp_path, upstream='on_disconnect = "drain"') as house:
         client = await trio.open_tcp_stream(*house.address)
@@ -190,6 +198,7 @@ async def test_with_drain_the_whole_answer_is_billed(tmp_path: Path) -> None:
         assert row["output_tokens"] == served(house).bills[0].output_tokens
 
 
+@both_paths
 async def test_a_client_that_takes_nothing_is_let_go(tmp_path: Path) -> None:
     async with open_house(tmp_path, tables="[tproxy.timeouts]\nwrite = 0.3") as house:
         client = await trio.open_tcp_stream(*house.address)
@@ -296,6 +305,7 @@ async def test_a_client_that_leaves_while_its_upload_waits_for_a_place(tmp_path:
         second.socket.close()
 
 
+@both_paths
 async def test_an_early_refusal_reaches_a_client_that_is_still_sending(tmp_path: Path) -> None:
     async with open_house(tmp_path) as house, httpx2.AsyncClient(timeout=20) as client:
         headers = {"x-api-key": "k", "x-sandbox": "early_answer=413"}
@@ -305,6 +315,7 @@ async def test_an_early_refusal_reaches_a_client_that_is_still_sending(tmp_path:
         assert (row["ended"], row["cost_nano"]) == ("refused", 0)
 
 
+@both_paths
 @pytest.mark.parametrize("status", [400, 401, 404, 413, 429, 500, 503, 529])
 async def test_errors_of_the_upstream_are_relayed_and_cost_nothing(tmp_path: Path, status: int) -> None:
     async with open_house(tmp_path) as house:
@@ -319,6 +330,7 @@ async def test_errors_of_the_upstream_are_relayed_and_cost_nothing(tmp_path: Pat
         assert row["bytes_out"] == len(answer.content)
 
 
+@both_paths
 async def test_connections_are_used_again_and_stale_ones_are_not(tmp_path: Path) -> None:
     async with open_house(tmp_path) as house:
         assert house.sandbox is not None
@@ -327,6 +339,7 @@ async def test_connections_are_used_again_and_stale_ones_are_not(tmp_path: Path)
         assert house.sandbox.accepted == 3
 
 
+@both_paths
 async def test_nothing_hangs_while_draining(tmp_path: Path) -> None:
     async with open_house(tmp_path) as house, httpx2.AsyncClient(timeout=20) as client:
         assert (await client.get(house.url + "/health/readiness")).status_code == 200

@@ -15,13 +15,13 @@ from tests.wire.peer import Peer, Script, peer
 from tproxy.errors import Header
 from tproxy.flow.admit import Governance
 from tproxy.flow.body import Held
-from tproxy.flow.exchange import Services
 from tproxy.flow.expect import Expectations
 from tproxy.flow.identify import KeyRing
 from tproxy.flow.limits import Limiter
 from tproxy.flow.line import Line
 from tproxy.flow.outgoing import Upstream
 from tproxy.flow.proxy import Proxy
+from tproxy.flow.services import Services
 from tproxy.manage.health import Manage
 from tproxy.protocol.pricing import built_in
 from tproxy.store.subjects import Subject
@@ -55,6 +55,12 @@ class Asked:
     gone: trio.Event = field(default_factory=trio.Event)
     server: tuple[str, int | None] = ("127.0.0.1", 4000)
     ours: bool = False
+    transport: Transport | None = field(init=False, default=None)
+
+    def __post_init__(self) -> None:
+        if self.ours:
+            self.transport = Transport(self.path, list(self.headers), "1.1")
+            self.transport.left = self.gone
 
     @property
     def scope(self) -> dict[str, Any]:
@@ -69,7 +75,7 @@ class Asked:
             "scheme": "http",
             "client": ("127.0.0.1", 5),
             "server": self.server,
-            "extensions": {"tproxy": Transport(self.path, self.headers, "1.1", self.gone)} if self.ours else {},
+            "extensions": {"tproxy": self.transport} if self.transport is not None else {},
         }
 
     async def receive(self) -> dict[str, Any]:
@@ -91,6 +97,8 @@ class Asked:
 
     def leave(self) -> None:
         self.gone.set()
+        if self.transport is not None and self.transport.on_left is not None:
+            self.transport.on_left()
 
     @property
     def status(self) -> int | None:

@@ -15,8 +15,10 @@ class Known:
 
     def __init__(self, found: Sequence[Subject] = ()) -> None:
         self._found = {(each.kind, each.id): each for each in found}
+        self.version = 0
 
     def put(self, subject: Subject) -> None:
+        self.version += 1
         self._found[subject.kind, subject.id] = subject
 
     def key(self, digest: str) -> Subject | None:

@@ -87,8 +87,8 @@ async def test_the_row_says_who_and_whose() -> None:
         user_agent="sdk/1",
     )
     row = door.ledger.rows["id"]
-    assert {name: row[name] for name in Opening.__slots__} == {
-        name: getattr(expected, name) if name != "tags" else ["k", "shared"] for name in Opening.__slots__
+    assert {name: row[name] for name in Opening.__struct_fields__} == {
+        name: getattr(expected, name) if name != "tags" else ["k", "shared"] for name in Opening.__struct_fields__
     }
 
 

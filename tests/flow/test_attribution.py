@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import subprocess
+import sys
 import uuid
-from dataclasses import replace
 
 import pytest
+from msgspec.structs import replace
 
 from tproxy.errors import Header
 from tproxy.flow.attribution import Attribution, attribute, new_id, user_agent
@@ -16,13 +18,31 @@ FACTS = read_request(b'{"model":"claude-opus-5","max_tokens":1,"messages":[],"st
 
 def test_ids_are_uuids_of_version_7_in_the_order_of_time() -> None:
     now_us = 1_790_000_000_000_000
-    ids = [new_id(now_us + step * 1000) for step in range(50)]
+    ids = [new_id(now_us + step * 1000) for step in range(1000)]  # some more than are drawn at a time
     assert ids == sorted(ids)
-    assert len(set(ids)) == 50
+    assert len({text[13:] for text in ids}) == 1000
     for text in ids:
         parsed = uuid.UUID(text)
         assert (parsed.version, parsed.variant) == (7, uuid.RFC_4122)
     assert uuid.UUID(new_id(now_us)).int >> 80 == now_us // 1000
+
+
+_FORKED = """
+import os
+from tproxy.flow.attribution import new_id
+
+new_id(0)
+child = os.fork()
+os.write(1, f"{new_id(0)}\\n".encode())
+if child:
+    os.waitpid(child, 0)
+"""
+
+
+def test_a_child_process_has_ids_of_its_own() -> None:
+    done = subprocess.run([sys.executable, "-c", _FORKED], capture_output=True, text=True, check=True, timeout=30)
+    ids = done.stdout.split()
+    assert len(set(ids)) == len(ids) == 2
 
 
 def test_all_of_it() -> None:

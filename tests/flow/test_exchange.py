@@ -93,7 +93,7 @@ async def test_the_end_goes_out_with_the_last_bytes_where_it_came_with_them(endi
 
 async def test_no_byte_goes_out_before_the_row_is_durable() -> None:
     async with stage(answers(WHOLE)) as s:
-        s.ledger.hold()
+        s.ledger.hold_commits()
         asked = Asked()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(s.ask, asked)

@@ -181,6 +181,21 @@ async def test_a_client_that_leaves_while_it_waits_leaves_nothing() -> None:
         assert s.at_rest
 
 
+@pytest.mark.parametrize(("mode", "requests"), [("expected", 1), ("soft", 1), ("hard", 0)])
+async def test_who_is_let_in_is_answered_when_the_row_is_durable_but_sent_before(mode: str, requests: int) -> None:
+    """But not where a hard budget is held, which a process that dies meanwhile would pass."""
+    async with stage(answers(WHOLE), access="keys", known=[spender(USD, mode=mode)]) as s:
+        s.ledger.hold_commits()
+        asked = asking()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(s.ask, asked)
+            await trio.testing.wait_all_tasks_blocked(0.01)
+            assert s.upstream.requests == requests
+            assert asked.sent == []
+            s.ledger.release()
+        assert asked.whole
+
+
 async def test_an_exchange_that_is_cancelled_while_it_is_let_in_closes_its_row() -> None:
     async with stage(answers(WHOLE), access="keys", known=[spender(USD, mode="hard")]) as s:
         s.ledger.hold()

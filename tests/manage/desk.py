@@ -15,6 +15,7 @@ import httpx2
 
 from tproxy.manage.app import build
 from tproxy.manage.desk import Desk
+from tproxy.manage.gate import Gate
 from tproxy.manage.health import Manage
 from tproxy.protocol.pricing import built_in
 from tproxy.store.base import COUNTED, EXACT, FINISHED, Claim, Closing, Opening
@@ -141,7 +142,7 @@ async def office(
             running=lambda: 0,
             mode=lambda: "expected",
         )
-        manage = Manage(desk.unready, build(desk))
+        manage = Manage(desk.unready, Gate(build(desk), desk))
         transport = httpx2.ASGITransport(manage)
         async with httpx2.AsyncClient(transport=transport, base_url="http://tproxy") as client:
             yield Office(desk, ledger, clock, manage, client, masters)

@@ -5,19 +5,22 @@ from __future__ import annotations
 import hashlib
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
 
 import httpx2
 from fastapi import Depends, FastAPI
+from msgspec.structs import replace
 
 from tests.store.laws import T0, make_closing, make_opening
 from tproxy.manage import models, spend
-from tproxy.manage.auth import ASKER, identify, permitted
+from tproxy.manage.auth import ASKER, identify
 from tproxy.manage.desk import Desk
-from tproxy.manage.faults import ApiFault, answer, install
+from tproxy.manage.faults import ApiFault
+from tproxy.manage.handlers import answer, install
+from tproxy.manage.permit import permitted
 from tproxy.protocol.pricing import built_in
 from tproxy.store.base import Opening
 from tproxy.store.directory import open_directory
@@ -47,7 +50,7 @@ class Office:
     async def exchange(self, cost_nano: int | None = 1_000_000_000, *, days_ago: int = 0, **changes: Any) -> str:
         """An exchange that has ended; fields of its opening and its closing by name. Returns its id."""
         self.number += 1
-        names = {each.name for each in fields(Opening)}
+        names = Opening.__struct_fields__
         opening = make_opening(
             self.number,
             **{"accepted_us": T0 + self.number * 1000 - days_ago * DAY_US}

@@ -16,8 +16,9 @@ from tests.flow.known import Known
 from tests.manage.desk import MASTER, digest, office
 from tproxy.errors import RouteUnknown
 from tproxy.manage import faults
-from tproxy.manage.app import BODY_SECONDS, MAX_BODY, Gate, build
+from tproxy.manage.app import build
 from tproxy.manage.desk import Desk
+from tproxy.manage.gate import BODY_SECONDS, MAX_BODY, Gate
 from tproxy.store.directory import Directory
 
 Message = MutableMapping[str, Any]
@@ -168,7 +169,7 @@ async def test_a_bug_is_logged_and_says_nothing(tmp_path: Path) -> None:
         async def broken(key: str) -> None:
             raise RuntimeError("something inside")
 
-        o.manage._api = app
+        o.manage._api = Gate(app, o.desk)
         with capture_logs() as logged:
             answer = await o.get("/key/broken/sk-in-the-path")
         assert answer.status == 500
@@ -349,7 +350,7 @@ SAID = {
 @pytest.mark.parametrize(("message", "said"), SAID.items())
 def test_what_looks_like_a_key_is_not_said(message: str, said: str) -> None:
     assert faults.masked(message) == said
-    page = json.loads(bytes(faults.answer(faults.Unprocessable(message, param="x")).body))
+    page = faults.page(faults.Unprocessable(message, param="x"))
     assert page["error"]["message"] == page["detail"][0]["msg"] == said
 
 

@@ -6,8 +6,9 @@ from typing import Any
 from fastapi.routing import APIRoute
 
 from tests.manage.desk import MASTER, Office, digest, office
-from tproxy.manage.app import PUBLIC, build, routers
+from tproxy.manage.app import build, routers
 from tproxy.manage.auth import needs
+from tproxy.manage.gate import PUBLIC, Gate
 from tproxy.store.subjects import ADMIN, KEY, VIEWER, Subject
 
 UNKNOWN = "sk-nobody-has-ever-seen-this"
@@ -66,7 +67,7 @@ async def test_a_route_that_says_nothing_is_for_admins(tmp_path: Path) -> None:
         async def added() -> dict[str, str]:
             return {"done": "yes"}
 
-        o.manage._api = app
+        o.manage._api = Gate(app, o.desk)
         plain, _ = await o.make()
         viewer, _ = await o.make(role="viewer")
         statuses = [(await o.ask("DELETE", "/key/added", who=key)).status for key in (None, plain, viewer, MASTER)]

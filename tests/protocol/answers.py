@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from typing import Any
+
+from msgspec.structs import replace
 
 from tproxy.protocol.sse import SSEParser
 from tproxy.protocol.tokens import count_tokens

@@ -10,6 +10,7 @@ from tproxy.protocol.headers import (
     HOP_BY_HOP,
     UNNOMINABLE,
     Credential,
+    Fields,
     anthropic_token,
     deciding_credential,
     downstream_headers,
@@ -49,6 +50,20 @@ def test_lookup_ignores_case_and_keeps_order() -> None:
     assert get(headers, b"c") is None
     assert get_all(headers, b"A") == [b"1", b"3"]
     assert get_all(headers, b"c") == []
+
+
+names = st.sampled_from([b"a", b"A", b"b", b"Connection", b"connection"])
+
+
+@given(st.lists(st.tuples(names, st.sampled_from([b"", b"1", b"2", b"b"]))))
+def test_lookup_in_fields_finds_the_same(headers: list[Header]) -> None:
+    fields = Fields(headers)
+    assert Fields(fields) is fields
+    assert list(fields) == headers
+    for name in (b"a", b"A", b"b", b"connection", b"c"):
+        assert list(get_all(fields, name)) == get_all(headers, name)
+        assert get(fields, name) == get(headers, name)
+    assert hop_by_hop(fields) == hop_by_hop(headers)
 
 
 def test_the_fixed_set_is_always_hop_by_hop() -> None:

@@ -1,12 +1,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
 import pytest
+from msgspec.structs import asdict, replace
 
 from tproxy.protocol.pricing import Bill, Cost, PriceBook, PriceFault, Tokens, Unpriced, built_in
 

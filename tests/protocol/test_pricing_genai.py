@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
 
 import pytest
 from genai_prices import Usage, calc_price, data_snapshot
+from msgspec.structs import replace
 
 from tproxy.protocol.pricing import Bill, Cost, Tokens, built_in
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from tproxy.protocol.request import RequestFacts, read_request, strip_litellm_metadata
 
@@ -192,7 +192,7 @@ anything = st.recursive(
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
     max_leaves=12,
 )
-known_names = st.sampled_from([*(field for field in RequestFacts.__dataclass_fields__), "metadata", "litellm_metadata"])
+known_names = st.sampled_from([*(field for field in RequestFacts.__struct_fields__), "metadata", "litellm_metadata"])
 
 
 @given(st.dictionaries(known_names | st.text(max_size=8), anything, max_size=8))

@@ -58,6 +58,24 @@ ROWS: dict[str, tuple[bytes, list[Event]]] = {
     "colon in the value": (b"data: a: b\n\n", [message(b"a: b")]),
     "name is exact": (b"Data: 1\ndata : 2\n data: 3\ndata: 4\n\n", [message(b"4")]),
     "unknown field": (b"foo: 1\nbar\ndata: 2\n\n", [message(b"2")]),
+    "as the Messages API sends them": (
+        b'event: ping\ndata: {"type": "ping"}\n\nevent: message_stop\ndata: {}\n\n',
+        [message(b'{"type": "ping"}', "ping"), message(b"{}", "message_stop")],
+    ),
+    "a known name, and more lines": (
+        b"event: ping\ndata: 1\ndata: 2\n\nevent: ping\nid: 7\ndata: 3\n\n"
+        b"event: ping\ndata:  4\n\nevent: ping\ndata: \n\n",
+        [
+            message(b"1\n2", "ping"),
+            message(b"3", "ping", id="7"),
+            message(b" 4", "ping", id="7"),
+            message(b"", "ping", id="7"),
+        ],
+    ),
+    "a known name after another": (
+        b"data: 0\nevent: ping\ndata: 1\n\nevent: ping\n\nevent: ping\ndata: 2\n\n",
+        [message(b"0\n1", "ping"), message(b"2", "ping")],
+    ),
     "no data, no event": (b"event: a\n\ndata: 1\n\n", [message(b"1")]),
     "last event name counts": (b"event: a\nevent: b\ndata: 1\n\n", [message(b"1", "b")]),
     "empty event name": (b"event: a\nevent\ndata: 1\n\n", [message(b"1")]),
@@ -144,6 +162,9 @@ PARTS = [
     b"x",
     b"\0",
     b"\xef\xbb\xbf",
+    b"event: ping",
+    b"\ndata: ",
+    b"event: error\ndata: 1\n\n",
 ]
 
 
@@ -190,6 +211,15 @@ def test_past_a_bound_the_parser_stays_unusable(stream: bytes) -> None:
             with pytest.raises(SSEOverflow) as caught:
                 feed(later)
             assert caught.value.events == ()
+
+
+def test_bounds_of_an_event_with_a_known_name() -> None:
+    stream = b"event: message_start\ndata: 1\n\nevent: message_start\ndata: "
+    for line, event in [(26, 100), (100, 20)]:
+        for size, expected in [(20, 2), (21, 1)]:
+            for pieces in every_cut(stream + b"x" * size + b"\n\n"):
+                assert len(read(pieces, max_line=line, max_event=event)) == expected
+    assert read([stream], max_line=19) == []
 
 
 def test_the_default_bounds() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Iterable
 
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.cuts import every_cut
-from tproxy.protocol.tokens import TokenCounter, count_tokens
+from tproxy.protocol.tokens import _BEYOND_ASCII, _CLASSES, TokenCounter, _count, count_tokens
 
 OLDER = "claude-sonnet-4-5-20250929"
 NEWER = "claude-opus-5-5"
@@ -207,6 +208,17 @@ def test_a_model_of_no_known_family_gets_the_mean() -> None:
     text = TEXTS["a story"][0]
     older, newer = count_tokens(text, OLDER), count_tokens(text, NEWER)
     assert count_tokens(text, "sandbox-1") == count_tokens(text) == pytest.approx((older + newer) / 2, abs=1)
+
+
+PIECES = ["a", "Ab", "ABC", "1", "12", "!", "?.", "\n", " ", "  ", "\t", "é", "中", "한", "🙂", "\0", "\x7f", "\ud800"]
+RUNS = st.builds(
+    str.__mul__, st.sampled_from(PIECES), st.sampled_from([1, 2, 3, 4, 7, 15, 16, 17, 18, 19, 20, 32, 33, 36])
+)
+
+
+@given(st.lists(RUNS).map("".join))
+def test_each_class_is_counted_as_its_pattern_matches(text: str) -> None:
+    assert list(_count(text)) == [len(re.findall(pattern, text)) for pattern, _, _ in _CLASSES + _BEYOND_ASCII]
 
 
 def test_nothing_is_no_token_and_anything_is_one() -> None:

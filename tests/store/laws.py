@@ -6,13 +6,13 @@ from __future__ import annotations
 import sqlite3
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
 import pytest
 import trio
 import trio.testing
+from msgspec.structs import asdict, replace
 
 from tproxy.errors import LedgerUnavailable
 from tproxy.store.base import (

@@ -1,17 +1,19 @@
 """A ledger in memory: the reference that the drivers are compared with, and the one that flow tests use.
 
-It writes at once, unless a test says otherwise: `hold` makes tickets wait, `fail` makes the ledger unwritable.
+It writes at once, unless a test says otherwise: `hold` makes tickets wait, `hold_commits` those that would be durable,
+`fail` makes the ledger unwritable.
 `rows` has the form of `reading.exchange`. What is held of a budget is not kept: it is the sum of its reservations.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 from zoneinfo import ZoneInfo
 
 import trio
+from msgspec.structs import asdict
 
 from tproxy.errors import LedgerUnavailable
 from tproxy.period import next_reset
@@ -38,11 +40,19 @@ NOW_US = 1_795_000_000_000_000
 _Budget = tuple[str, str, str | None]  # kind, subject, period
 
 
+@dataclass(frozen=True)
+class Held:
+    """What tickets wait for, before they are decided and before they are durable."""
+
+    decision: trio.Event | None = None
+    commit: trio.Event | None = None
+
+
 class MemoryTicket:
     def __init__(
         self,
         fault: str | None,
-        held: trio.Event | None,
+        held: Held,
         refusal: Refusal | None = None,
         standings: Sequence[Standing] = (),
     ) -> None:
@@ -52,17 +62,22 @@ class MemoryTicket:
         self._refusal = refusal
 
     async def admitted(self) -> Refusal | None:
-        if self._held is not None:
-            await self._held.wait()
-        else:
-            await trio.lowlevel.checkpoint()
+        await _pass(self._held.decision)
         if self._fault is not None:
             raise LedgerUnavailable(self._fault)
         return self._refusal
 
     async def durable(self) -> None:
+        await _pass(self._held.commit)
         if await self.admitted() is not None:
             raise LedgerUnavailable("it was refused")
+
+
+async def _pass(held: trio.Event | None) -> None:
+    if held is not None:
+        await held.wait()
+    else:
+        await trio.lowlevel.checkpoint()
 
 
 @dataclass
@@ -103,19 +118,24 @@ class MemoryLedger:
         self.zone = zone or ZoneInfo("UTC")
         self.budgets: dict[_Budget, MemoryBudget] = {}
         self.reservations: dict[str, dict[_Budget, Reservation]] = {}
-        self._held: trio.Event | None = None
+        self._held = Held()
         self._running: dict[str, tuple[Opening | None, Sequence[Claim]]] = {}  # None: it could not be recorded
         self._refused: set[str] = set()
         self._kept: list[tuple[Closing, Opening | None, Sequence[Claim]]] = []
 
     def hold(self) -> None:
         """From now on, tickets wait."""
-        self._held = trio.Event()
+        self._held = Held(decision=trio.Event())
+
+    def hold_commits(self) -> None:
+        """From now on, what is decided is not durable, and who holds something HARD is not let in."""
+        self._held = Held(commit=trio.Event())
 
     def release(self) -> None:
-        if self._held is not None:
-            self._held.set()
-        self._held = None
+        held, self._held = self._held, Held()
+        for event in (held.decision, held.commit):
+            if event is not None:
+                event.set()
 
     def fail(self) -> None:
         """From now on, nothing can be written."""
@@ -204,7 +224,10 @@ class MemoryLedger:
                 key: Reservation(c.mode, min(c.amount_nano, FIGURE_MAX - self.standing(key).held_nano))
                 for c, key in wanted
             }
-        return MemoryTicket(None, self._held, None, [self.standing(key) for _, key in wanted])
+        held = self._held
+        if held.commit is not None and any(claim.mode == HARD for claim in claims):
+            held = Held(held.commit, held.commit)
+        return MemoryTicket(None, held, None, [self.standing(key) for _, key in wanted])
 
     def note(self, closing: Closing) -> None:
         if closing.ended != OPEN:

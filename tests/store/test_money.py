@@ -10,6 +10,7 @@ import pytest
 from tests.store.laws import T0, make_opening, make_subject
 from tproxy.store import claims, money
 from tproxy.store.base import EXPECTED, Claim, Standing
+from tproxy.store.budgets import Budgets
 from tproxy.store.migrate import migrate
 from tproxy.store.money import Tally
 from tproxy.store.subjects import Budget
@@ -29,7 +30,10 @@ def connection() -> Iterator[sqlite3.Connection]:
 
 
 def _hold(connection: sqlite3.Connection, number: int, amount: int, subject: str = "ada") -> None:
-    decision = claims.hold(connection, make_opening(number).id, [Claim("user", subject, EXPECTED, amount)], T0, UTC)
+    budgets = Budgets()
+    budgets.begin(connection, T0, UTC)
+    decision = claims.hold(connection, budgets, make_opening(number).id, [Claim("user", subject, EXPECTED, amount)])
+    budgets.flush()
     assert decision.refusal is None
 
 

@@ -30,6 +30,8 @@ from tproxy.store.base import (
     Refusal,
 )
 from tproxy.store.batch import Batch, Told
+from tproxy.store.budgets import Budgets
+from tproxy.store.claims import Decision
 from tproxy.store.customers import Customers
 from tproxy.store.migrate import migrate
 from tproxy.store.subjects import Budget, Subject
@@ -69,6 +71,8 @@ class Money(RuleBasedStateMachine):
         self.model = MemoryLedger()
         self.model.now_us = T0
         self.customers = Customers(3)
+        self.budgets = Budgets()
+        self.apart = False
         self.told = Told()
         self.life = 0
         self.number = 0
@@ -82,12 +86,13 @@ class Money(RuleBasedStateMachine):
         result = None
         for attempt in {"committed": ["COMMIT"], "undone": ["ROLLBACK", "COMMIT"], "doubted": ["COMMIT"] * 2}[fate]:
             self.connection.execute("BEGIN IMMEDIATE")
-            batch = Batch(self.connection, self.model.now_us, UTC, self.customers)
+            batch = Batch(self.connection, self.model.now_us, UTC, self.customers, self.budgets, apart=self.apart)
             result = act(batch)
             batch.finish()
             self.connection.execute(attempt)
             if attempt == "ROLLBACK":
                 self.customers.recount()
+                self.budgets.forget()
                 continue
             self.told.faults += batch.told.faults
             self.told.soft += batch.told.soft
@@ -104,9 +109,10 @@ class Money(RuleBasedStateMachine):
         amount=_AMOUNTS,
         customer=st.sampled_from([None, "a", "b", "c", "d", "e"]),
         failed=st.sampled_from([False, False, False, True]),
+        fate=_FATES,
     )
-    def open(self, modes: set[str], amount: int, customer: str | None, failed: bool) -> Any:
-        """`failed`: the ledger cannot be written."""
+    def open(self, modes: set[str], amount: int, customer: str | None, failed: bool, fate: str) -> Any:
+        """`failed`: the ledger cannot be written. Otherwise what is decided is told before its transaction's `fate`."""
         self.number += 1
         opening = make_opening(
             self.number,
@@ -122,8 +128,20 @@ class Money(RuleBasedStateMachine):
             self.model.open(opening, claims)
             self.model.mend()
             return Running(ticket, amount, self.life)
-        decision = self.transact(lambda batch: batch.open(opening, claims))
+        decisions: list[Decision | str] = []
+
+        def act(batch: Batch) -> None:
+            if not decisions:
+                decisions.append(batch.open(opening, claims))
+            elif isinstance(decisions[0], Decision) and decisions[0].refusal is None:
+                again = batch.open(opening, claims, let_in=True)
+                assert isinstance(again, Decision)
+                assert again.refusal is None
+
+        self.transact(act, fate)
+        decision = decisions[0]
         expected = self.model.open(opening, claims)
+        assert isinstance(decision, Decision)
         assert decision.refusal == expected._refusal
         assert list(decision.standings) == expected.standings
         ticket.opened = True
@@ -185,10 +203,15 @@ class Money(RuleBasedStateMachine):
     def wait(self, hours: float) -> None:
         self.model.now_us += int(hours * HOUR)
 
+    @rule(apart=st.booleans())
+    def write(self, apart: bool) -> None:
+        """How entries are written from now on: apart or together."""
+        self.apart = apart
+
     @rule()
     def crash(self) -> None:
         self.life += 1
-        self.customers = Customers(3)
+        self.customers, self.budgets = Customers(3), Budgets()
         lost = self.transact(lambda batch: batch.recover())
         assert lost == self.model.crash(self.model.now_us)
         assert self.connection.execute("SELECT count(*) FROM reservation").fetchone() == (0,)

@@ -2,10 +2,11 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator
-from dataclasses import MISSING, fields, replace
 from typing import Any
 
+import msgspec
 import pytest
+from msgspec.structs import fields, replace
 
 from tests.store.laws import make_closing, make_opening
 from tproxy.store import rows
@@ -31,21 +32,21 @@ def test_the_columns_are_the_fields(connection: sqlite3.Connection) -> None:
         for _, name, kind, not_null, default, _ in connection.execute("PRAGMA table_info(exchange)")
     }
     expected = {}
-    for field in (*fields(Opening), *fields(Closing)):
-        kind = "INTEGER" if str(field.type).removesuffix(" | None") in ("int", "bool") else "TEXT"
-        of_closing = field.name != "id" and field in fields(Closing)
-        has_value = field.name == "ended" or field.default not in (MISSING, None)
-        expected[field.name] = (
-            kind,
-            not str(field.type).endswith("| None"),
-            of_closing and has_value,
-        )
+    for struct in (Closing, Opening):
+        for field in fields(struct):
+            type = struct.__annotations__[field.name]
+            has_value = field.name == "ended" or field.default not in (msgspec.NODEFAULT, None)
+            expected[field.name] = (
+                "INTEGER" if type.removesuffix(" | None") in ("int", "bool") else "TEXT",
+                not type.endswith("| None"),
+                struct is Closing and has_value,
+            )
     assert declared == expected
 
 
 def test_a_new_row_has_the_defaults_of_a_closing(connection: sqlite3.Connection) -> None:
     rows.insert(connection, make_opening(1))
-    names = [field.name for field in fields(Closing)]
+    names = Closing.__struct_fields__
     there = connection.execute(f"SELECT {', '.join(names)} FROM exchange").fetchone()
     assert Closing(**dict(zip(names, there, strict=True))) == Closing(id=make_opening(1).id, ended=OPEN)
 

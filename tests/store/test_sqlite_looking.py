@@ -77,7 +77,7 @@ async def test_what_a_writer_that_hangs_never_took_is_counted(path: Path, faults
             await ledger.open(make_opening(1)).durable()
             locker.execute("BEGIN IMMEDIATE")
             ledger.close(make_closing(1))
-            await until(lambda: not ledger._inbox.qsize())  # the writer has it, and waits for the lock
+            await until(lambda: not len(ledger._inbox))  # the writer has it, and waits for the lock
             for n in (2, 3):
                 ledger.open(make_opening(n))
         locker.execute("ROLLBACK")

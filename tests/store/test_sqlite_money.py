@@ -255,6 +255,7 @@ async def test_a_refused_exchange_makes_no_customer(book: Book) -> None:
     async with book.open() as ledger:
         await _govern(ledger, make_subject("team", "core", 10))
         assert await ledger.open(make_opening(1, customer="acme"), CORE).admitted() is not None
+        await _barrier(ledger)
     assert book.ask(CUSTOMERS) == []
 
 
@@ -446,7 +447,7 @@ def frail(monkeypatch: pytest.MonkeyPatch) -> type[Frail]:
 
 @pytest.mark.parametrize("when", ["before", "after"])
 async def test_an_open_whose_commit_fails_holds_nothing_in_the_end(book: Book, frail: type[Frail], when: str) -> None:
-    """`after`: the commit seemed to fail, and yet it is in the WAL."""
+    """`after`: the commit seemed to fail, and yet it is in the WAL. What is not HARD: `test_sqlite_told`."""
     async with book.open() as ledger:
         await _govern(ledger, make_subject("team", "core", 100))
         frail.fails = when
@@ -478,21 +479,7 @@ async def test_a_close_whose_commit_fails_is_booked_once(book: Book, frail: type
     assert book.faults == ["the ledger cannot be written: disk I/O error"]
 
 
-async def test_a_refusal_whose_commit_fails_is_none(book: Book, frail: type[Frail]) -> None:
-    async with book.open() as ledger:
-        await _govern(ledger, make_subject("team", "core", 10))
-        frail.fails = "before"
-        ticket = ledger.open(make_opening(1), CORE)
-        with pytest.raises(LedgerUnavailable):
-            await ticket.admitted()
-        ledger.close(make_closing(1, cost_nano=0, status=503))
-        await until(lambda: ledger.writable)
-        await _barrier(ledger)
-        assert [row["status"] for row in recent(book.path)] == [503]
-        assert book.figures == [(0, 0)]
-
-
-async def test_a_customer_whose_commit_fails_takes_no_room(book: Book, frail: type[Frail]) -> None:
+async def test_a_customer_whose_commit_fails_takes_room_once(book: Book, frail: type[Frail]) -> None:
     book.options["max_customers"] = 2
     async with book.open() as ledger:
         frail.fails = "before"
@@ -501,7 +488,7 @@ async def test_a_customer_whose_commit_fails_takes_no_room(book: Book, frail: ty
         await until(lambda: ledger.writable)
         for n, name in enumerate("bcd", 2):
             await ledger.open(make_opening(n, customer=name)).durable()
-    assert [id for id, _ in book.ask(CUSTOMERS)] == ["b", "c"]
+    assert [id for id, _ in book.ask(CUSTOMERS)] == ["a", "b"]
 
 
 # Many at once

@@ -86,3 +86,12 @@ def test_who_has_a_say(fields: dict[str, object], governs: bool) -> None:
 def test_no_terms_hold_nobody_to_anything() -> None:
     assert not NO_TERMS.budgets
     assert not NO_TERMS.limited
+
+
+def test_what_is_kept_beside_the_fields_is_no_part_of_them() -> None:
+    terms = Terms(rpm=1)
+    document = to_document(Subject(kind=KEY, id="k", terms=terms))
+    assert terms.limited
+    assert to_document(Subject(kind=KEY, id="k", terms=terms)) == document
+    assert terms == Terms(rpm=1)
+    assert not msgspec.structs.replace(terms, rpm=None).limited

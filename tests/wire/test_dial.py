@@ -32,7 +32,10 @@ from tests.wire.peer import (
     silence,
 )
 from tproxy.errors import UpstreamUnreachable
-from tproxy.wire.dial import Link, dial, tls_context
+from tproxy.wire.dial import dial, tls_context
+from tproxy.wire.link import Link, TlsLink
+
+pytestmark = pytest.mark.usefixtures("either_channel")
 
 LONG_AGO = datetime(2020, 1, 1, tzinfo=UTC)
 GET = b"GET / HTTP/1.1\r\nhost: a\r\n\r\n"
@@ -66,6 +69,12 @@ async def linked(port: int, ca_file: Path | None = None, *, host: str = "127.0.0
         link.close()
 
 
+async def receive(link: Link) -> bytes:
+    while (data := link.pull()) is None:
+        await link.readable()
+    return data
+
+
 async def refusal(port: int, tls: ssl.SSLContext | None = None, *, host: str = "127.0.0.1") -> str:
     """The message of a dial that has to fail."""
     with pytest.raises(UpstreamUnreachable) as caught:
@@ -85,7 +94,7 @@ OPTIONS = {
 
 async def test_socket_options() -> None:
     async with peer(silence) as upstream, linked(upstream.origin.port) as link:
-        assert {option: link.tcp.socket.getsockopt(*option) for option in OPTIONS} == OPTIONS
+        assert {option: link.socket.getsockopt(*option) for option in OPTIONS} == OPTIONS
         assert link.session() is None
 
 
@@ -105,8 +114,8 @@ async def test_the_first_address_that_answers() -> None:
     async with peer(answers(OK)) as upstream:
         resolve(api=[("127.0.0.1", free_port()), ("127.0.0.1", upstream.origin.port)])
         async with linked(80, host="api.test") as link:
-            await link.stream.send_all(GET)
-            assert await link.stream.receive_some() == OK
+            await link.send(GET)
+            assert await receive(link) == OK
 
 
 async def test_all_reasons_are_named() -> None:
@@ -143,10 +152,10 @@ async def test_tls(ca_file: Path) -> None:
     async with peer(answers(OK), tls=server) as upstream:
         resolve(api=[("127.0.0.1", upstream.origin.port)])
         async with linked(443, ca_file, host="api.test") as link:
-            assert isinstance(link.stream, trio.SSLStream)
-            assert link.stream.selected_alpn_protocol() == "http/1.1"
-            await link.stream.send_all(GET)
-            assert await link.stream.receive_some() == OK
+            assert isinstance(link, TlsLink)
+            assert link.tls.selected_alpn_protocol() == "http/1.1"
+            await link.send(GET)
+            assert await receive(link) == OK
     assert asked == ["api.test"]
 
 
@@ -218,10 +227,10 @@ async def test_session_is_resumed(version: ssl.TLSVersion, ca_file: Path) -> Non
         session = None
         for resumed in (False, True, True):
             link = await dial("127.0.0.1", upstream.origin.port, client, connect=5, write=5, session=session)
-            assert isinstance(link.stream, trio.SSLStream)
-            assert link.stream.session_reused is resumed
-            await link.stream.send_all(GET)
-            assert await link.stream.receive_some() == OK
+            assert isinstance(link, TlsLink)
+            assert link.tls.session_reused is resumed
+            await link.send(GET)
+            assert await receive(link) == OK
             session = link.session()
             link.close()
 
@@ -234,12 +243,12 @@ async def test_tls_end_without_close_notify_is_no_end(polite: bool, ca_file: Pat
             line.cut()
 
     async with peer(some, tls=server_context()) as upstream, linked(upstream.origin.port, ca_file) as link:
-        assert await link.stream.receive_some() == b"some bytes"
+        assert await receive(link) == b"some bytes"
         if polite:
-            assert await link.stream.receive_some() == b""
+            assert await receive(link) == b""
         else:
-            with pytest.raises(trio.BrokenResourceError):
-                await link.stream.receive_some()
+            with pytest.raises((ssl.SSLEOFError, ConnectionResetError)):
+                await receive(link)
 
 
 @pytest.mark.parametrize("size", [1, 100, 16384, 40000])
@@ -255,7 +264,7 @@ async def test_one_read_joins_all_records(size: int, ca_file: Path) -> None:
         await trio.testing.wait_all_tasks_blocked()
         reads: list[bytes] = []
         while sum(len(read) for read in reads) < 5 * size:
-            reads.append(bytes(await link.stream.receive_some(65536)))
+            reads.append(await receive(link))
         assert b"".join(reads) == b"".join(parts)
         assert len(reads) <= 2 + 5 * size // 65536
         assert link.quiet()
@@ -269,10 +278,10 @@ async def test_good_records_before_a_forged_one(ca_file: Path) -> None:
 
     async with peer(forged, tls=server_context()) as upstream, linked(upstream.origin.port, ca_file) as link:
         await trio.testing.wait_all_tasks_blocked()
-        assert await link.stream.receive_some(65536) == b"good"
+        assert await receive(link) == b"good"
         assert not link.quiet()
-        with pytest.raises(trio.BrokenResourceError):
-            await link.stream.receive_some(65536)
+        with pytest.raises(ConnectionResetError):
+            await receive(link)
 
 
 @pytest.mark.parametrize("secure", [False, True])
@@ -294,7 +303,7 @@ async def test_quiet(what: str, secure: bool, ca_file: Path) -> None:
 
     tls, ca = (server_context(), ca_file) if secure else (None, None)
     async with peer(script, tls=tls) as upstream, linked(upstream.origin.port, ca) as link:
-        assert await link.stream.receive_some() == b"hello"
+        assert await receive(link) == b"hello"
         assert link.quiet()
         go.set()
         await gone.wait()
@@ -311,7 +320,7 @@ async def test_not_quiet_when_the_end_was_read_with_the_answer(ca_file: Path) ->
 
     async with peer(script, tls=server_context()) as upstream, linked(upstream.origin.port, ca_file) as link:
         await trio.testing.wait_all_tasks_blocked()
-        assert await link.stream.receive_some(65536) == b"hello"
+        assert await receive(link) == b"hello"
         assert not link.quiet()
 
 
@@ -329,22 +338,50 @@ async def test_write_deadline_is_one_of_progress(secure: bool, ca_file: Path, cl
 
     tls, ca = (server_context(), ca_file) if secure else (None, None)
     async with peer(slow, tls=tls) as upstream, linked(upstream.origin.port, ca) as link:
-        link.tcp.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 65536)
+        link.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 65536)
         before = trio.current_time()
-        await link.stream.send_all(bytes(16 << 20))
-        assert link.tcp.deaf == "stalled"
+        await link.send(bytes(16 << 20))
+        assert link.deaf == "stalled"
         took = trio.current_time() - before
-        await link.stream.send_all(b"nor this")
+        await link.send(b"nor this")
         assert 8 * 20 + 30 <= took == trio.current_time() - before
-        assert 2 << 20 <= link.tcp.sent < 16 << 20, "what the kernel took is counted"
+        assert 2 << 20 <= link.sent < 16 << 20, "what the kernel took is counted"
 
 
 async def test_sent_counts_what_the_kernel_took() -> None:
     async with peer(deaf) as upstream, linked(upstream.origin.port) as link:
-        await link.stream.send_all(b"12345")
-        await link.stream.send_all(b"")
-        assert (link.tcp.sent, link.tcp.deaf) == (5, "")
-        await link.tcp.wait_send_all_might_not_block()
+        await link.send(b"12345")
+        await link.send(b"")
+        assert (link.sent, link.deaf) == (5, "")
         link.close()
-        await link.stream.send_all(b"6")
-        assert (link.tcp.sent, link.tcp.deaf) == (5, "broken")
+        await link.send(b"6")
+        assert (link.sent, link.deaf) == (5, "broken")
+
+
+@pytest.mark.parametrize("secure", [False, True])
+async def test_closed(secure: bool, ca_file: Path) -> None:
+    """Nothing is read or written any more, and who waits is told."""
+    tls, ca = (server_context(), ca_file) if secure else (None, None)
+    async with peer(silence, tls=tls) as upstream, linked(upstream.origin.port, ca) as link:
+        async with trio.open_nursery() as nursery:
+
+            async def waits() -> None:
+                while link.pull() is None:
+                    await link.readable()
+
+            async def told() -> None:
+                with pytest.raises(trio.ClosedResourceError):
+                    await waits()
+
+            nursery.start_soon(told)
+            await trio.testing.wait_all_tasks_blocked()
+            for politely in (True, True, False):
+                link.close(politely=politely)
+        with pytest.raises(OSError, match="was closed"):
+            link.pull()
+        assert link.push(b"x") == 0
+        assert link.deaf == "broken"
+        assert not link.quiet()
+        with trio.fail_after(5):
+            await upstream.lines[0].gone.wait()
+        assert upstream.lines[0].ending == "end"

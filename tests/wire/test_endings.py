@@ -26,6 +26,8 @@ from tests.wire.peer import (
 from tproxy.errors import UpstreamTimeout, UpstreamUnreachable
 from tproxy.wire.pool import Body, Origin
 
+pytestmark = pytest.mark.usefixtures("either_channel")
+
 KINDS = pytest.mark.parametrize("tls", [None, server_context()], ids=["plain", "tls"])
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import ssl
 import traceback
 from collections.abc import Callable
@@ -15,8 +16,10 @@ import tproxy.wire.pool
 from tests.wire.client import BIG, HOST, ask, counts, endless, fetch, pieces, pool_to, read
 from tests.wire.peer import OK, Line, answers, answers_early, close, peer, server_context, silence
 from tproxy.errors import BadRequest, BodyTooLarge, ClientGone, UpstreamBroken
-from tproxy.wire.dial import Link, Tcp
+from tproxy.wire.link import Link
 from tproxy.wire.pool import Body, Pool
+
+pytestmark = pytest.mark.usefixtures("either_channel")
 
 PARTIAL = b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nhello"
 TOO_LARGE = b"HTTP/1.1 413 Too Large\r\nconnection: close\r\ncontent-length: 5\r\n\r\nlarge"
@@ -144,16 +147,18 @@ async def test_cut_while_sending_without_an_answer(body: bytes) -> None:
 def half(monkeypatch: pytest.MonkeyPatch) -> None:
     """Connections of which the sending half breaks after 200 bytes, and the other one does not."""
 
-    class Half(Tcp):
-        async def send_all(self, data: bytes | bytearray | memoryview) -> None:
-            left = 200 - self.sent
-            await super().send_all(data[:left])
-            if len(data) > left:
+    class Half(Link):
+        def push(self, data: bytes | memoryview) -> int:
+            taken = super().push(data[: 200 - self.sent])
+            if self.sent == 200:
                 self.deaf = "broken"
+            return taken
 
     async def dial(host: str, port: int, tls: None, **_: Any) -> Link:
-        tcp = Half((await trio.open_tcp_stream(host, port)).socket, 5)
-        return Link(tcp, tcp)
+        connected = (await trio.open_tcp_stream(host, port)).socket
+        sock = socket.socket(fileno=connected.detach())
+        sock.setblocking(False)
+        return Half(sock, 5)
 
     monkeypatch.setattr(tproxy.wire.pool, "dial", dial)
 
@@ -253,8 +258,10 @@ async def test_the_end_stops_the_body(complete: bool) -> None:
         assert counts(pool) == (0, 0, 0)
 
 
-@pytest.mark.parametrize("body", [b"too long", pieces(b"too ", b"long"), b"-", pieces(b"-")])
-async def test_body_is_not_as_long_as_promised(body: Any) -> None:
+@pytest.mark.parametrize("parts", [[b"too long"], [b"too ", b"long"], [b"-"]])
+@pytest.mark.parametrize("whole", [True, False])
+async def test_body_is_not_as_long_as_promised(parts: list[bytes], whole: bool) -> None:
+    body: Body = b"".join(parts) if whole else pieces(*parts)
     async with peer(silence) as upstream, pool_to(upstream) as pool:
         with pytest.raises(BadRequest, match="content-length"):
             async with pool.exchange(b"POST", b"/", [HOST, (b"content-length", b"5")], body):
@@ -308,3 +315,27 @@ async def test_closed_without_an_answer() -> None:
     async with peer(close) as upstream, pool_to(upstream) as pool:
         with pytest.raises(UpstreamBroken, match=rf"^{pool.origin} closed the connection before its answer was whole$"):
             await fetch(pool)
+
+
+@pytest.mark.parametrize("what", ["1xx heads", "chunks"])
+async def test_an_upstream_that_never_pauses_leaves_others_their_turn(
+    what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    head = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
+    hints, chunks = [b"HTTP/1.1 103 Hints\r\n\r\n"] * 50, [b"1\r\nx\r\n"] * 50
+    reads = iter([*(hints if what == "1xx heads" else []), head, *chunks, b"0\r\n\r\n"])
+    turns = 0
+
+    async def other() -> None:
+        nonlocal turns
+        while True:
+            await trio.lowlevel.checkpoint()
+            turns += 1
+
+    async with peer(silence) as upstream, pool_to(upstream) as pool:
+        monkeypatch.setattr(Link, "pull", lambda _: next(reads))  # there is always something
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(other)
+            assert await fetch(pool) == (b"x" * 50, False)
+            nursery.cancel_scope.cancel()
+    assert turns >= (95 if what == "1xx heads" else 45)

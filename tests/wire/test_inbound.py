@@ -25,6 +25,8 @@ from tests.wire.serving import (
 )
 from tproxy.wire.inbound import Transport
 
+pytestmark = pytest.mark.usefixtures("either_channel")
+
 START = {"type": "http.response.start", "status": 200}
 PART = {"type": "http.response.body", "body": b"part", "more_body": True}
 
@@ -39,7 +41,9 @@ async def test_the_scope() -> None:
     scopes: list[Message] = []
 
     async def app(scope: Message, receive: Receive, send: Send) -> None:
-        scopes.append(scope)
+        assert len(scope["headers"]) == 4
+        assert scope["headers"][1] == (b"x-two", b"1")
+        scopes.append({**scope, "headers": list(scope["headers"])})
         await ok(scope, receive, send)
 
     async with serving(app, root_path="/root") as server:
@@ -86,7 +90,7 @@ async def test_a_request_is_the_same_however_it_is_cut() -> None:
     seen: list[tuple[Any, bytes]] = []
 
     async def app(scope: Message, receive: Receive, send: Send) -> None:
-        seen.append(({**scope, "client": None}, await body_of(receive)))
+        seen.append(({**scope, "client": None, "headers": list(scope["headers"])}, await body_of(receive)))
         await answer_with(send)
 
     request = (

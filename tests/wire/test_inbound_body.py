@@ -9,6 +9,8 @@ import trio
 
 from tests.wire.serving import GET, Message, Receive, Send, answer_with, body_of, ok, serving, settle
 
+pytestmark = pytest.mark.usefixtures("either_channel")
+
 
 @pytest.fixture(autouse=True)
 def _nothing_goes_wrong(caplog: pytest.LogCaptureFixture) -> Iterator[None]:

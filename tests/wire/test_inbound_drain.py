@@ -15,6 +15,8 @@ from tests.wire.serving import GET, Message, Receive, Send, answer_with, body_of
 from tproxy.wire.asgi import READ_AHEAD
 from tproxy.wire.inbound import HANDSHAKE_SECONDS, Bounds, ClientDisconnected
 
+pytestmark = pytest.mark.usefixtures("either_channel")
+
 START = {"type": "http.response.start", "status": 200}
 PART = {"type": "http.response.body", "body": b"part", "more_body": True}
 

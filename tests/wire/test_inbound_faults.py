@@ -12,6 +12,8 @@ import trio
 from tests.wire.serving import GET, App, Message, Receive, Send, answer_with, body_of, ok, serving, settle
 from tproxy.wire.asgi import READ_AHEAD
 
+pytestmark = pytest.mark.usefixtures("either_channel")
+
 START = {"type": "http.response.start", "status": 200}
 PART = {"type": "http.response.body", "body": b"part", "more_body": True}
 FOUR = {**START, "headers": [(b"content-length", b"4")]}

@@ -9,6 +9,9 @@ import trio.testing
 from tests.wire.serving import GET, Client, Message, Receive, Send, answer_with, body_of, serving, settle
 from tests.wire.test_inbound_leaving import WAYS
 from tproxy.wire.asgi import POLL_SECONDS, READ_AHEAD
+from tproxy.wire.inbound import Bounds, ClientDisconnected
+
+pytestmark = pytest.mark.usefixtures("either_channel")
 
 POST = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 999999\r\n\r\n"
 
@@ -46,6 +49,75 @@ async def test_left_tells_who_does_not_ask(
         await noticed.wait()
 
 
+@pytest.mark.parametrize("way", WAYS)
+async def test_who_leaves_is_told_once_without_a_task(way: str) -> None:
+    told: list[bool] = []
+
+    async def app(scope: Message, receive: Receive, send: Send) -> None:
+        transport = scope["extensions"]["tproxy"]
+        transport.on_left = lambda: told.append(transport.left.is_set())
+        await body_of(receive)
+        await send({"type": "http.response.start", "status": 200})
+        await trio.sleep_forever()
+
+    async with serving(app) as server:
+        client = await server.connect()
+        await client.send(GET)
+        await settle()
+        assert told == []
+        WAYS[way](client)
+        await settle()
+        assert told == [True]
+    assert told == [True]
+
+
+async def test_who_took_nothing_for_too_long_has_left(mock_clock: trio.testing.MockClock) -> None:
+    told: list[str] = []
+
+    async def app(scope: Message, receive: Receive, send: Send) -> None:
+        scope["extensions"]["tproxy"].on_left = lambda: told.append("left")
+        await send({"type": "http.response.start", "status": 200})
+        with pytest.raises(ClientDisconnected):
+            await send({"type": "http.response.body", "body": bytes(64 << 20)})
+        await left(scope).wait()
+        told.append("seen")
+
+    async with serving(app, Bounds(write=7)) as server:
+        client = await server.connect()
+        await client.send(GET)
+        await settle()
+        mock_clock.jump(7)
+        await settle()
+    assert told == ["left", "seen"]
+
+
+async def test_a_send_that_is_cancelled_is_not_leaving(mock_clock: trio.testing.MockClock) -> None:
+    """Though the connection is broken off then, and nothing more can be received or sent."""
+    told: list[str] = []
+
+    async def app(scope: Message, receive: Receive, send: Send) -> None:
+        async def waits() -> None:
+            assert await receive() == {"type": "http.disconnect"}
+            told.append("over")
+
+        scope["extensions"]["tproxy"].on_left = lambda: told.append("left")
+        await body_of(receive)
+        await send({"type": "http.response.start", "status": 200})
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(waits)
+            with trio.move_on_after(1):
+                await send({"type": "http.response.body", "body": bytes(64 << 20)})
+        assert not left(scope).is_set()
+
+    async with serving(app) as server:
+        client = await server.connect()
+        await client.send(GET)
+        await settle()
+        mock_clock.jump(1)
+        await settle()
+    assert told == ["over"]
+
+
 async def test_the_end_of_an_answer_is_not_leaving(mock_clock: trio.testing.MockClock) -> None:
     """Though `receive` says `http.disconnect` then, as ASGI has it."""
     seen: list[bool] = []
@@ -56,13 +128,15 @@ async def test_the_end_of_an_answer_is_not_leaving(mock_clock: trio.testing.Mock
         assert await receive() == {"type": "http.disconnect"}
         await settle()
         seen.append(left(scope).is_set())
+        scope["extensions"]["tproxy"].on_left = lambda: seen.append(True)
 
     async with serving(app) as server:
         client = await server.connect()
         for _ in range(2):
             await client.send(GET)
             assert (await client.answer()).body == b"ok"
-        await settle()
+        while len(seen) < 2:
+            await settle()
     assert seen == [False, False]
 
 

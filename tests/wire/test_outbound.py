@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import h11
 import pytest
 import trio
 
@@ -16,14 +16,17 @@ from tests.cuts import every_cut
 from tests.wire.peer import CA, OK, Line, Peer, answers, close, hang_up, peer, server_context
 from tproxy.errors import BadRequest, UpstreamBroken
 from tproxy.wire.dial import dial, tls_context
-from tproxy.wire.outbound import Connection, Head, NothingSent, State
+from tproxy.wire.heads import Head, request_head
+from tproxy.wire.outbound import Connection, NothingSent, State
+
+pytestmark = pytest.mark.usefixtures("either_channel")
 
 HOST = (b"Host", b"api.test")
 
 
 @asynccontextmanager
-async def connected(upstream: Peer) -> AsyncIterator[Connection]:
-    link = await dial(upstream.origin.host, upstream.origin.port, None, connect=5, write=5)
+async def connected(upstream: Peer, tls: ssl.SSLContext | None = None) -> AsyncIterator[Connection]:
+    link = await dial(upstream.origin.host, upstream.origin.port, tls, connect=5, write=5)
     connection = Connection(link, name="api.test:80", max_head_bytes=8192, max_headers=32)
     try:
         yield connection
@@ -32,8 +35,8 @@ async def connected(upstream: Peer) -> AsyncIterator[Connection]:
 
 
 async def ask(connection: Connection, method: bytes = b"GET") -> tuple[Head, bytes]:
-    request = h11.Request(method=method, target=b"/v1/models", headers=[HOST])
-    await connection.start(request, b"")
+    request = request_head(method, b"/v1/models", [HOST])
+    connection.start(request, b"")
     head = await connection.receive_head()
     body = b""
     while data := await connection.receive():
@@ -113,6 +116,21 @@ async def test_answer_at_every_cut(name: str) -> None:
                     assert rests is row.reusable
 
 
+@pytest.mark.parametrize("name", [name for name, row in GOOD.items() if not row.closes])
+async def test_answer_over_tls(name: str, tmp_path: Path) -> None:
+    CA.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    tls, row = tls_context(tmp_path / "ca.pem"), GOOD[name]
+    cuts = list(every_cut(row.raw, random_cuts=3))
+    async with peer(*map(answers, cuts), tls=server_context()) as upstream:
+        for i, _ in enumerate(cuts):
+            async with connected(upstream, tls) as connection:
+                head, got = await ask(connection, row.method)
+                assert (head.status, head.reason, got) == (row.status, row.reason, row.body)
+                rests = connection.rest()
+                await upstream.lines[i].done.wait()
+                assert (rests and connection.usable()) is row.reusable
+
+
 EARLY = "closed the connection before"
 CUT = "cut the connection before"
 JUNK = "not valid HTTP"
@@ -142,7 +160,7 @@ BAD = {
     "chunk footer": Bad(EVENTS + b"5\r\nhelloXX3\r\nabc\r\n0\r\n\r\n", "stay", JUNK, b"hello"),
     "chunk size": Bad(EVENTS + b"5\r\nhello\r\nzz\r\n", "stay", JUNK, b"hello"),
     "close-delimited, reset": Bad(OK_LINE + b"\r\nhello", "reset", CUT, b"hello"),
-    "101": Bad(b"HTTP/1.1 101 Switching Protocols\r\nupgrade: x\r\n\r\n", "stay", JUNK),
+    "101": Bad(b"HTTP/1.1 101 Switching Protocols\r\nupgrade: x\r\n\r\n", "stay", "switched protocols unasked"),
     "status 099": Bad(b"HTTP/1.1 099 Low\r\ncontent-length: 0\r\n\r\n", "stay", JUNK),
     "status 20": Bad(b"HTTP/1.1 20 OK\r\n\r\n", "stay", JUNK),
     "status 600": Bad(b"HTTP/1.1 600 High\r\ncontent-length: 0\r\n\r\n", "stay", MEANINGLESS),
@@ -180,7 +198,7 @@ async def test_broken_answer_at_every_cut(name: str) -> None:
 
 
 async def ask_collecting(connection: Connection, got: bytearray) -> None:
-    await connection.start(h11.Request(method=b"GET", target=b"/", headers=[HOST]), b"")
+    connection.start(request_head(b"GET", b"/", [HOST]), b"")
     await connection.receive_head()
     while data := await connection.receive():
         got += data
@@ -206,7 +224,7 @@ async def test_headers_keep_spelling_order_and_repetition() -> None:
 async def test_request_goes_out_as_given_in_one_write() -> None:
     headers = [(b"hOsT", b"api.test"), (b"X-Api-KEY", b"k"), (b"x-api-key", b"l"), (b"Content-Length", b"3")]
     async with peer(answers(OK)) as upstream, connected(upstream) as connection:
-        await connection.start(h11.Request(method=b"POST", target=b"/a?b=%2F;c", headers=headers), b"abc")
+        connection.start(request_head(b"POST", b"/a?b=%2F;c", headers), b"abc")
         await connection.receive_head()
         assert upstream.lines[0].received == (
             b"POST /a?b=%2F;c HTTP/1.1\r\n"
@@ -217,17 +235,15 @@ async def test_request_goes_out_as_given_in_one_write() -> None:
 async def test_101_to_an_upgrade() -> None:
     """A proxy does not ask for one; here somebody did."""
     async with peer(answers(BAD["101"].raw)) as upstream, connected(upstream) as connection:
-        upgrade = h11.Request(
-            method=b"GET", target=b"/", headers=[HOST, (b"Upgrade", b"x"), (b"Connection", b"upgrade")]
-        )
-        await connection.start(upgrade, b"")
+        upgrade = request_head(b"GET", b"/", [HOST, (b"Upgrade", b"x"), (b"Connection", b"upgrade")])
+        connection.start(upgrade, b"")
         with pytest.raises(UpstreamBroken, match="switched protocols unasked"):
             await connection.receive_head()
 
 
 async def test_one_read_gives_all_that_it_brought() -> None:
     async with peer(answers(EVENTS + chunked(*[b"event\n"] * 500))) as upstream, connected(upstream) as connection:
-        await connection.start(h11.Request(method=b"GET", target=b"/", headers=[HOST]), b"")
+        connection.start(request_head(b"GET", b"/", [HOST]), b"")
         await connection.receive_head()
         assert await connection.receive() == b"event\n" * 500
         assert await connection.receive() == b""
@@ -237,7 +253,7 @@ async def test_four_states() -> None:
     async with peer(answers(PLAIN, OK)) as upstream, connected(upstream) as connection:
         seen = [connection.state]
         for body in (b"hello", b"ok"):
-            await connection.start(h11.Request(method=b"GET", target=b"/", headers=[HOST]), b"")
+            connection.start(request_head(b"GET", b"/", [HOST]), b"")
             seen.append(connection.state)
             assert not connection.usable()
             await connection.receive_head()
@@ -247,7 +263,7 @@ async def test_four_states() -> None:
             seen.append(connection.state)
             assert connection.usable()
             assert not connection.rest(), "it rests already"
-        await connection.aclose()
+        connection.close(politely=True)
         seen.append(connection.state)
         assert not connection.usable()
         assert repr(connection) == "<Connection api.test:80: closed>"
@@ -271,16 +287,16 @@ async def test_expires_by_either_age(age: str) -> None:
 @pytest.mark.parametrize("body", [b"ab", b"abcd"])
 async def test_body_must_be_as_long_as_promised(body: bytes) -> None:
     async with peer(close) as upstream, connected(upstream) as connection:
-        request = h11.Request(method=b"POST", target=b"/", headers=[HOST, (b"content-length", b"3")])
+        request = request_head(b"POST", b"/", [HOST, (b"content-length", b"3")])
         with pytest.raises(BadRequest, match="content-length"):
-            await connection.start(request, body)
+            connection.start(request, body)
         assert not connection.rest()
 
 
 async def test_body_in_pieces_chunked() -> None:
     async with peer(answers(OK)) as upstream, connected(upstream) as connection:
-        request = h11.Request(method=b"POST", target=b"/", headers=[HOST, (b"Transfer-Encoding", b"chunked")])
-        await connection.start(request, None)
+        request = request_head(b"POST", b"/", [HOST, (b"Transfer-Encoding", b"chunked")])
+        connection.start(request, None)
         for piece in (b"one", b"two", b""):
             await connection.send(piece)
         assert (await connection.receive_head()).status == 200
@@ -297,8 +313,8 @@ async def test_answer_before_the_end_of_the_request_bars_reuse() -> None:
         await line.wait_gone()
 
     async with peer(early) as upstream, connected(upstream) as connection:
-        request = h11.Request(method=b"POST", target=b"/", headers=[HOST, (b"content-length", b"6")])
-        await connection.start(request, None)
+        request = request_head(b"POST", b"/", [HOST, (b"content-length", b"6")])
+        connection.start(request, None)
         await connection.send(b"abc")
         assert (await connection.receive_head()).status == 200
         assert await connection.receive() == b"ok"
@@ -328,8 +344,8 @@ async def test_sending_on_when_the_reader_found_tls_broken(tmp_path: Path) -> No
     async with peer(hang_up, tls=server_context()) as upstream:
         link = await dial("127.0.0.1", upstream.origin.port, tls_context(tmp_path / "ca.pem"), connect=5, write=5)
         connection = Connection(link, name="api.test:443", max_head_bytes=8192, max_headers=32)
-        request = h11.Request(method=b"POST", target=b"/", headers=[HOST, (b"Transfer-Encoding", b"chunked")])
-        await connection.start(request, None)
+        request = request_head(b"POST", b"/", [HOST, (b"Transfer-Encoding", b"chunked")])
+        connection.start(request, None)
         with pytest.raises(UpstreamBroken, match="cut the connection"):
             await connection.receive_head()
         await connection.send(b"piece")
@@ -339,7 +355,7 @@ async def test_sending_on_when_the_reader_found_tls_broken(tmp_path: Path) -> No
 
 async def test_nothing_is_read_from_a_closed_connection() -> None:
     async with peer(answers(OK)) as upstream, connected(upstream) as connection:
-        await connection.start(h11.Request(method=b"GET", target=b"/", headers=[HOST]), b"")
+        connection.start(request_head(b"GET", b"/", [HOST]), b"")
         await connection.receive_head()
         connection.close()
         connection.close()

@@ -23,6 +23,8 @@ from tproxy.wire.dial import tls_context
 from tproxy.wire.outbound import Connection
 from tproxy.wire.pool import Body, Origin, Pool
 
+pytestmark = pytest.mark.usefixtures("either_channel")
+
 
 @pytest.fixture
 def clock() -> trio.testing.MockClock:
@@ -98,6 +100,7 @@ async def test_connection_is_not_kept(raw: bytes) -> None:
 
 @pytest.mark.parametrize("tls", [None, server_context()], ids=["plain", "tls"])
 async def test_retired_by_idle_age(tls: ssl.SSLContext | None, clock: trio.testing.MockClock) -> None:
+    resumed = tls.session_stats()["hits"] if tls is not None else 0
     async with peer(answers(OK, OK, OK), tls=tls) as upstream, pool_to(upstream) as pool:
         async with ask(pool) as first:
             await fetch(pool)
@@ -113,7 +116,7 @@ async def test_retired_by_idle_age(tls: ssl.SSLContext | None, clock: trio.testi
         assert await fetch(pool) == (b"ok", False)
         await upstream.lines[0].gone.wait()
         if tls is not None:
-            assert tls.session_stats()["hits"] == 2, "all but the first connection resumed its session"
+            assert tls.session_stats()["hits"] - resumed == 2, "all but the first connection resumed its session"
 
 
 async def test_retired_by_total_age(clock: trio.testing.MockClock) -> None:
@@ -288,7 +291,7 @@ async def test_at_hand(name: str) -> None:
 
 async def test_tiny_chunks_are_joined_up_to_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is left is given without a read, and its end is not missed."""
-    monkeypatch.setattr("tproxy.wire.outbound.MAX_PARTS", 3)
+    monkeypatch.setattr("tproxy.protocol.chunked.MAX_PARTS", 3)
     raw = CHUNKED + b"1\r\nx\r\n" * 6 + b"0\r\n\r\n"
     async with peer(answers(raw)) as upstream, pool_to(upstream) as pool:
         async with ask(pool) as response:

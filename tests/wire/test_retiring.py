@@ -13,6 +13,8 @@ from tests.wire.client import BOUNDS, ask, counts, fetch, pool_to, read
 from tests.wire.peer import OK, answers, peer
 from tproxy.wire.pool import Pool
 
+pytestmark = pytest.mark.usefixtures("either_channel")
+
 
 @pytest.fixture
 def clock() -> trio.testing.MockClock:

@@ -26,6 +26,7 @@ from tproxy.flow.limits import Limiter, Taken
 from tproxy.flow.line import Line
 from tproxy.flow.route import Passage
 from tproxy.flow.spending import Costs, claims_of, may_fit, mode_of, refused, until
+from tproxy.money import usd
 from tproxy.protocol.bound import at_least, at_most, read_demand
 from tproxy.protocol.keys import masked
 from tproxy.protocol.pricing import PriceBook
@@ -92,6 +93,16 @@ class Admission:
     claims: Sequence[Claim] = ()
     governors: Sequence[Subject] = ()
     standings: Sequence[Standing] = field(default=())
+
+    def headers(self, now: float) -> list[Header]:
+        """What the client is told beside the answer: what is left of its limits, and of its key's budget."""
+        told = list(self.taken.headers(now))
+        for standing in self.standings:
+            if standing.kind == subjects.KEY and standing.limit_nano is not None:
+                told.append((b"x-litellm-key-max-budget", usd(standing.limit_nano).encode()))
+                told.append((b"x-litellm-key-spend", usd(standing.spent_nano).encode()))
+                break
+        return told
 
 
 async def admit(govern: Governance, ledger: Ledger, asking: Asking, abort: Callable[[], Closing]) -> Admission:

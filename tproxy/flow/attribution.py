@@ -7,8 +7,9 @@ believed, as LiteLLM believes it: whoever holds a key says on whose behalf it is
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+
+from msgspec import Struct
 
 from tproxy.errors import Header
 from tproxy.flow.identify import Caller
@@ -27,8 +28,7 @@ _MAX_TEXT = 256
 _MAX_TAGS = 64
 
 
-@dataclass(frozen=True, slots=True)
-class Attribution:
+class Attribution(Struct, frozen=True):
     """Each None where the request does not say. `tags` has an order and no repetition."""
 
     customer: str | None
@@ -60,11 +60,31 @@ def user_agent(headers: Sequence[Header]) -> str | None:
 
 def new_id(now_us: int) -> str:
     """A UUID of version 7 (RFC 9562 section 5.7): ids sort by the time of their exchange, to the millisecond."""
-    value = (now_us // 1000) << 80 | int.from_bytes(os.urandom(10), "big")
-    value = value & ~(0xF << 76) | 7 << 76
-    value = value & ~(0x3 << 62) | 2 << 62
-    text = f"{value:032x}"
-    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+    time, chance = f"{now_us // 1000:012x}", next(_chances)
+    return f"{time[:8]}-{time[8:12]}-7{chance[:3]}-{chance[3:7]}-{chance[7:]}"
+
+
+def _chance() -> Iterator[str]:
+    """What is random in an id: 76 bits in hex, of which the fourth digit holds the variant, two bits that are not.
+
+    It is drawn for many ids at a time: at each draw all other threads may take their turn first.
+    """
+    while True:
+        drawn = os.urandom(10 * _DRAWN)
+        for i in range(0, len(drawn), 10):
+            text = drawn[i : i + 10].hex()
+            yield f"{text[:3]}{_VARIANTS[drawn[i + 9] & 3]}{text[3:18]}"
+
+
+def _draw_anew() -> None:
+    global _chances
+    _chances = _chance()
+
+
+_DRAWN = 256
+_VARIANTS = "89ab"
+_chances = _chance()
+os.register_at_fork(after_in_child=_draw_anew)  # or both would give the same ids
 
 
 def _customer(headers: Sequence[Header], facts: RequestFacts | None) -> str | None:

@@ -59,6 +59,7 @@ class RequestBody:
         timeout: seconds for the whole body, from now.
         on_end: called once, when the last byte has been read.
         held: counts what is read by `whole`, until `release`.
+        ready: tells whether `receive` need not wait; None where nobody knows.
 
     Attributes:
         length: bytes read so far.
@@ -74,6 +75,7 @@ class RequestBody:
         timeout: float,
         on_end: Callable[[], None],
         held: Held,
+        ready: Callable[[], bool] | None = None,
     ) -> None:
         if announced is not None and announced > limit:
             raise _too_large(limit)
@@ -85,6 +87,7 @@ class RequestBody:
         self._deadline = trio.current_time() + timeout
         self._on_end = on_end
         self._held = held
+        self._ready = ready
         self._holds = 0
 
     async def piece(self) -> bytes:
@@ -95,10 +98,7 @@ class RequestBody:
             ClientGone: the client left before the body was whole.
         """
         while not self.ended:
-            with trio.move_on_at(self._deadline) as scope:
-                message = await self._receive()
-            if scope.cancelled_caught:
-                raise BodyTimeout(f"The request body was not complete within {self._timeout:g} seconds.")
+            message = await self._next()
             if message["type"] == "http.disconnect":
                 raise ClientGone
             piece = bytes(message.get("body", b""))
@@ -111,6 +111,13 @@ class RequestBody:
             if piece:
                 return piece
         return b""
+
+    async def _next(self) -> dict[str, Any]:
+        if self._ready is not None and self._ready():  # nearly always, where the whole request came at once
+            return await self._receive()
+        with trio.CancelScope(deadline=self._deadline):
+            return await self._receive()
+        raise BodyTimeout(f"The request body was not complete within {self._timeout:g} seconds.")
 
     async def whole(self) -> bytes:
         """All of the body. Raises what `piece` raises, and Overloaded."""

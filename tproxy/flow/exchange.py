@@ -14,10 +14,12 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from contextlib import AbstractAsyncContextManager
+from functools import partial
 
 import structlog
 import trio
+from msgspec.structs import replace
 
 from tproxy.errors import (
     ClientFault,
@@ -32,26 +34,26 @@ from tproxy.errors import (
     UpstreamUnreachable,
     envelope,
 )
-from tproxy.flow.admit import Admission, Asking, Governance, admit
+from tproxy.flow.admit import Admission, Asking, admit
 from tproxy.flow.answers import error_event, fault_headers, json_head
-from tproxy.flow.body import SMALL_BYTES, Held, Receive, RequestBody, announced_length
+from tproxy.flow.body import SMALL_BYTES, Receive, RequestBody, announced_length
 from tproxy.flow.course import Course
 from tproxy.flow.forward import Client, Send, forward, watch
-from tproxy.flow.identify import ANONYMOUS, Caller, KeyRing, check_open
-from tproxy.flow.outgoing import Outgoing, Read, Upstream, read_body
+from tproxy.flow.identify import ANONYMOUS, Caller, check_open
+from tproxy.flow.outgoing import Read, read_body
 from tproxy.flow.request import Request
 from tproxy.flow.route import Passage
+from tproxy.flow.services import Services
 from tproxy.flow.settle import prompt_tokens, settle
 from tproxy.flow.spending import cut, following
 from tproxy.flow.tap import Tap
-from tproxy.money import usd
 from tproxy.protocol import headers as header
 from tproxy.protocol.headers import Credential
 from tproxy.protocol.keys import masked
 from tproxy.store import base
-from tproxy.store.base import Closing, Ledger, Refusal, Ticket
-from tproxy.store.subjects import KEY
-from tproxy.wire.pool import Body
+from tproxy.store.base import Closing, Refusal, Ticket
+from tproxy.wire.asgi import Transport
+from tproxy.wire.pool import Body, Response
 
 log = structlog.get_logger("tproxy.exchange")
 bugs = logging.getLogger("tproxy.exchange")
@@ -62,35 +64,7 @@ _ENDINGS: Mapping[type[Fault], str] = {
     UpstreamTimeout: base.UPSTREAM_TIMEOUT,
 }
 
-
-@dataclass(frozen=True, slots=True)
-class Services:
-    """What an exchange works with. Replaced as a whole on a reload; a running exchange keeps what it began with.
-
-    Args:
-        upstream_name: what the ledger calls the upstream: its base URL, or `sandbox`.
-        base_url: without a trailing slash.
-        clock: wall-clock microseconds since the epoch.
-        draining: true once the process has been told to stop.
-        drain_on_disconnect: read the upstream's answer on when the client has left?
-        drain_seconds, body_seconds: bounds on that, and on a request body.
-        held: the request bodies that all exchanges hold together.
-    """
-
-    ring: KeyRing
-    upstream: Upstream
-    upstream_name: str
-    base_url: str
-    ledger: Ledger
-    govern: Governance
-    clock: Callable[[], int]
-    draining: Callable[[], bool]
-    drain_on_disconnect: bool
-    drain_seconds: float
-    body_seconds: float
-    max_body_bytes: int
-    max_upload_bytes: int
-    held: Held
+_KNOWN_US = 1_000_000  # for so long a key that was looked at counts as not expired
 
 
 class Exchange:
@@ -104,15 +78,18 @@ class Exchange:
         id: str,
         ids: Sequence[Header],
         accepted_us: int,
+        transport: Transport | None = None,
     ) -> None:
         self.services = services
+        self.transport = transport
         self.request = request
         self.passage = passage
         self.ids = ids
         self.course = Course(id, passage, accepted_us, services.clock)
         self.tap = Tap(self.course)
         self.caller = ANONYMOUS  # until it is known
-        self._relaying = trio.CancelScope()
+        self._version = self._identified_us = 0  # of what is known of callers, when it was asked
+        self._relaying: trio.CancelScope | None = None  # the nursery's, while it is open
         self._body_whole = trio.Event()
         self._noted = False
         self._client: Client | None = None
@@ -135,6 +112,7 @@ class Exchange:
             timeout=services.body_seconds,
             on_end=self._body_whole.set,
             held=services.held,
+            ready=self.transport.ready if self.transport is not None else None,
         )
         try:
             read: Read | None = None
@@ -144,14 +122,19 @@ class Exchange:
                 body = read.body
                 self.course.model_asked = read.facts.model if read.facts is not None else None
             headers = read.headers if read is not None else request.headers
-            outgoing = services.upstream.request(request, self.passage, headers, body, credential, announced)
+            asking = services.upstream.ask(
+                request, self.passage, headers, body, credential, announced, self.course.sending
+            )
             self.course.bytes_in = incoming.length
             client = self._client = self._answering(send)
             admission = await self._admit(read, credential)
-            del read, body  # what is still needed of them is in `outgoing`
+            del read, body, headers  # what is still needed of them is in `asking`
+            request.let_go()
+            if self.transport is not None:
+                self.transport.let_go()
             try:
-                client.ids = (*client.ids, *_headers(admission))
-                fault = await self._exchange(outgoing, admission, receive, client)
+                client.ids = (*client.ids, *admission.headers(trio.current_time()))
+                fault = await self._exchange(asking, admission, receive, client)
                 if fault is not None:
                     await self._tell(fault, admission.ticket, client)
             finally:
@@ -169,15 +152,12 @@ class Exchange:
             raise LoopDetected("The request has come back to this proxy. Its upstream.base_url leads to itself.")
         if services.ring.access == "open":
             check_open(request.is_local, header.get(request.headers, b"origin"))
-        self.caller, credential = services.ring.identify(request.headers, services.clock())
+        self._version, self._identified_us = services.ring.directory.version, services.clock()
+        self.caller, credential = services.ring.identify(request.headers, self._identified_us)
         return credential
 
     async def _admit(self, read: Read | None, credential: Credential) -> Admission:
         services, request = self.services, self.request
-
-        async def count_tokens(body: bytes) -> int | None:
-            return await services.upstream.count_tokens(request, credential, body)
-
         asking = Asking(
             id=self.course.id,
             accepted_us=self.course.accepted_us,
@@ -190,13 +170,16 @@ class Exchange:
             betas=(header.joined(request.headers, b"anthropic-beta") or b"").decode("latin-1"),
             client_address=request.client_address,
             left=request.left,
-            count_tokens=count_tokens,
+            count_tokens=partial(services.upstream.count_tokens, request, credential),
         )
         return await admit(services.govern, services.ledger, asking, self._never_sent)
 
     def _who(self) -> Caller:
         """Who asks, now: a body may take its time, and money be waited for, and a change of a key counts at once."""
-        self._identify()
+        services = self.services
+        same = self._version == services.ring.directory.version and not services.draining()
+        if not same or services.clock() > self._identified_us + _KNOWN_US:
+            self._identify()
         return self.caller
 
     def _never_sent(self) -> Closing:
@@ -206,37 +189,39 @@ class Exchange:
 
     def _answering(self, send: Send) -> Client:
         services = self.services
-        bases = self.request.bases(services.base_url, self.passage.prefix)
-        return Client(send, self._on_gone, ids=self.ids, pseudonym=services.upstream.pseudonym, bases=bases)
-
-    async def _exchange(
-        self, outgoing: Outgoing, admission: Admission, receive: Receive, client: Client
-    ) -> Fault | None:
-        """The nursery: forward, with tap and watch beside it until forward is done. Returns what broke, if anything."""
-        fault: Fault | None = None
-        ledger, ticket = self.services.ledger, admission.ticket
-        follow = following(
-            ledger, self.course.id, admission.claims, admission.governors, admission.costs, self._cut_at_budget
+        return Client(
+            send,
+            self._on_gone,
+            ids=self.ids,
+            pseudonym=services.upstream.pseudonym,
+            bases=self.request.bases(services.base_url, self.passage.prefix),
+            transport=self.transport,
         )
 
-        def on_batch() -> None:
-            if (self._noted and follow is None) or not self.tap.outcome.started:
-                return  # nobody wants to know more
-            try:
-                so_far = settle(self.course, self.tap.outcome, self._prices, running=True)
-                self._note(so_far)
-                if follow is not None:
-                    follow.see(so_far)
-            except Exception:  # the books are in trouble, but not the stream
-                bugs.exception("exchange %s cannot be followed", self.course.id)
+    async def _exchange(
+        self, asking: AbstractAsyncContextManager[Response], admission: Admission, receive: Receive, client: Client
+    ) -> Fault | None:
+        """The nursery: forward, with the tap beside it where an answer goes on. Returns what broke, if anything.
 
+        The watch is a task only where the server cannot tell otherwise that the client has left.
+        """
+        fault: Fault | None = None
+        ended = False
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self.tap.run, on_batch)
-            nursery.start_soon(watch, self.request.left, receive, self._body_whole, client)
+            self._relaying = nursery.cancel_scope
+            if self.transport is not None:
+                self.transport.on_left = client.leave
+                if self.transport.left.is_set():
+                    client.leave()
+            else:
+                nursery.start_soon(watch, receive, self._body_whole, client)
+
+            def beside() -> None:
+                nursery.start_soon(self.tap.run, self._on_batch(admission))
+
             try:
-                with self._relaying:
-                    await forward(self.services.upstream.pool, outgoing, ticket, client, self.tap, self.course)
-                fault = client.ending if self._relaying.cancelled_caught else None
+                await forward(asking, admission.ticket, client, self.tap, self.course, beside)
+                ended = True
             except ClientGone:
                 client.leave()
             except Fault as broken:
@@ -244,23 +229,54 @@ class Exchange:
             except Exception:
                 bugs.exception("exchange %s failed", self.course.id)
                 fault = Internal("This proxy failed. Its log has the details under the request_id of this answer.")
-            await self.tap.drain()
             nursery.cancel_scope.cancel()
-        return fault
+        await self.tap.settled()
+        return fault or (None if ended else client.ending)  # cut by us, if it is to end with something
+
+    def _on_batch(self, admission: Admission) -> Callable[[], None]:
+        """What the books want to know of an answer while it runs."""
+        follow = following(
+            self.services.ledger,
+            self.course.id,
+            admission.claims,
+            admission.governors,
+            admission.costs,
+            self._cut_at_budget,
+        )
+
+        def on_batch() -> None:
+            if self._noted and follow is None:
+                return  # nobody wants to know more
+            outcome = self.tap.outcome
+            if not outcome.started:
+                return
+            try:
+                so_far = settle(self.course, outcome, self._prices, running=True)
+                if not self._noted:  # so that a row whose process dies knows at least its input
+                    self._noted = True
+                    self.services.ledger.note(so_far)
+                if follow is not None:
+                    follow.see(so_far)
+            except Exception:  # the books are in trouble, but not the stream
+                bugs.exception("exchange %s cannot be followed", self.course.id)
+
+        return on_batch
 
     def _on_gone(self) -> None:
         """The client has left: cut the upstream now, or let it drain for a while."""
         drain = self.services.drain_on_disconnect and self._body_whole.is_set()
-        self._relaying.deadline = trio.current_time() + self.services.drain_seconds if drain else -math.inf
+        if self._relaying is not None:
+            self._relaying.deadline = trio.current_time() + self.services.drain_seconds if drain else -math.inf
 
     def _cut_at_budget(self, refusal: Refusal) -> None:
         """End the stream at its next event: the budget that it is charged to has no more to give, and says to cut."""
         client = self._client
         if client is None or client.ending is not None:
             return
-        client.ending = cut(refusal)
         # Where no event can be added, breaking the answer off is all that can be done.
-        if client.between_events or not client.is_open_stream:
+        now = client.between_events or not client.is_open_stream
+        client.end_with(cut(refusal))
+        if now and self._relaying is not None:
             self._relaying.cancel()
 
     async def _tell(self, fault: Fault, ticket: Ticket, client: Client) -> None:
@@ -283,12 +299,6 @@ class Exchange:
         body = envelope(fault, self.course.id)
         await client.head(fault.status, None, json_head(body, fault_headers(fault, self.ids)), held=True)
         await client.body(body, more=False)
-
-    def _note(self, so_far: Closing) -> None:
-        """Keep what the first events said, so that a row whose process dies knows at least its input."""
-        if not self._noted:
-            self._noted = True
-            self.services.ledger.note(so_far)
 
     def _close(self, client: Client, admission: Admission) -> None:
         """The end of every admitted exchange: whatever fails in here, its row is closed and nothing stays taken."""
@@ -333,17 +343,6 @@ def _ending(fault: Fault) -> str:
     if isinstance(fault, ClientFault):
         return base.CLIENT_FAULT
     return _ENDINGS.get(type(fault), base.FAILED)
-
-
-def _headers(admission: Admission) -> Sequence[Header]:
-    """What the client is told beside the answer: what is left of its limits, and of its key's budget."""
-    told = list(admission.taken.headers(trio.current_time()))
-    for standing in admission.standings:
-        if standing.kind == KEY and standing.limit_nano is not None:
-            told.append((b"x-litellm-key-max-budget", usd(standing.limit_nano).encode()))
-            told.append((b"x-litellm-key-spend", usd(standing.spent_nano).encode()))
-            break
-    return told
 
 
 def _ms(start_us: int, end_us: int | None) -> float | None:

@@ -24,9 +24,11 @@ from __future__ import annotations
 
 import re
 from collections import OrderedDict, deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Generic, TypeVar
+
+from msgspec import Struct
 
 from tproxy.protocol.prices import canonical
 from tproxy.protocol.pricing import Bill, Cost, PriceBook, Tokens
@@ -71,40 +73,31 @@ class Expected:
     size: int = field(default=0, compare=False)
 
 
-@dataclass(frozen=True, slots=True)
-class _Past:
+class _Past(Struct, frozen=True, gc=False):
     """An exchange that has ended, or one that is thought of. `size` is in bytes of text, `prompt` is the sum of `input`
-    and `heft` what it weighs."""
+    and `heft` what it weighs: reckoned once, for they are asked for with each request."""
 
     size: int
     input: Classes
     output: int
+    prompt: int
+    heft: int
     searches: int = 0
     speed: str | None = None
     geo: str | None = None
-    prompt: int = field(init=False)
-    heft: int = field(init=False)
-
-    def __post_init__(self) -> None:
-        heft = sum(count * weight for count, weight in zip(self.input, _WEIGHTS, strict=True))
-        object.__setattr__(self, "prompt", sum(self.input))  # once, for it is asked for with each request
-        object.__setattr__(self, "heft", heft)
-
-    def prompt_at(self, size: int, window: int) -> int:
-        """How many tokens its prompt would have, were its body of another size. More tokens than bytes cannot come
-        from the text of the body, but from what it refers to: those do not grow with it."""
-        prompt = self.prompt
-        scaled = prompt if prompt > self.size else -(-prompt * size // max(self.size, 1))
-        return min(scaled, window)
-
-    def weight(self, prompt: int) -> int:
-        """What the input weighs, were the prompt of another length."""
-        return self.heft * prompt // max(self.prompt, 1)
 
     def tokens(self, prompt: int, output: int) -> Tokens:
         """The tokens by class, were the prompt of another length."""
-        uncached, write_5m, write_1h, read = (-(-count * prompt // max(self.prompt, 1)) for count in self.input)
+        was = self.prompt or 1
+        uncached, write_5m, write_1h, read = [-(-count * prompt // was) for count in self.input]
         return Tokens(uncached, write_5m, write_1h, read, output)
+
+
+def _past(
+    size: int, tokens: Classes, output: int, searches: int = 0, speed: str | None = None, geo: str | None = None
+) -> _Past:
+    heft = sum(count * weight for count, weight in zip(tokens, _WEIGHTS, strict=True))
+    return _Past(size, tokens, output, sum(tokens), heft, searches, speed, geo)
 
 
 Key = TypeVar("Key")
@@ -129,10 +122,11 @@ class _Recent(Generic[Key]):
         self._kept.move_to_end(key)
 
     def of(self, key: Key) -> Sequence[_Past]:
-        if key not in self._kept:
+        kept = self._kept.get(key)
+        if kept is None:
             return ()
         self._kept.move_to_end(key)
-        return self._kept[key]
+        return kept
 
 
 class Expectations:
@@ -169,8 +163,7 @@ class Expectations:
         output = _high([past.output for past in own])
         if max_tokens is not None:
             output = min(output, max_tokens)
-        prompts = [past.prompt_at(size, window) for past in own]
-        weights = [past.weight(prompt) for past, prompt in zip(own, prompts, strict=True)]
+        prompts, weights = _scaled(own, size, window)
         at = weights.index(_high(weights))
         cost = _price(own[at], prompts[at], output, model, prices, at_us)
         if cost is None:
@@ -186,7 +179,7 @@ class Expectations:
         """
         if closing.input_tokens is None or closing.output_tokens is None or closing.cost_nano == 0:
             return  # a refusal that is not billed says nothing of those that are
-        past = _Past(
+        past = _past(
             size,
             (
                 closing.input_tokens,
@@ -217,7 +210,24 @@ class Expectations:
         input_ = [0, 0, 0, 0]
         input_[kind] = -(-size * per_million // 1_000_000)
         fast = b'"fast"' in lean and _FAST.search(lean) is not None
-        return _Past(size, (input_[0], input_[1], input_[2], input_[3]), output, speed="fast" if fast else None)
+        return _past(size, (input_[0], input_[1], input_[2], input_[3]), output, speed="fast" if fast else None)
+
+
+def _scaled(pasts: Iterable[_Past], size: int, window: int) -> tuple[list[int], list[int]]:
+    """How many tokens the prompts would have, were their bodies of another size, and what they would weigh.
+
+    More tokens than bytes cannot come from the text of the body, but from what it refers to: those do not grow with it.
+    """
+    prompts, weights = [], []
+    for past in pasts:
+        was = prompt = past.prompt
+        if was <= past.size:
+            prompt = -(-was * size // (past.size or 1))
+        if prompt > window:
+            prompt = window
+        prompts.append(prompt)
+        weights.append(past.heft * prompt // (was or 1))
+    return prompts, weights
 
 
 def text_bytes(body: bytes) -> int:

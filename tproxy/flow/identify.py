@@ -20,6 +20,8 @@ from dataclasses import dataclass, field
 from typing import Protocol
 from urllib.parse import urlsplit
 
+from msgspec import Struct
+
 from tproxy.errors import Header, KeyBlocked, KeyExpired, KeyMissing, KeyUnknown, RouteNotAllowed
 from tproxy.protocol.headers import Credential, anthropic_token, deciding_credential, is_anthropic
 from tproxy.protocol.keys import is_misspelt
@@ -29,6 +31,10 @@ from tproxy.store.subjects import Subject
 
 class Directory(Protocol):
     """Who is known; see `store/directory.py`. Nothing here waits."""
+
+    @property
+    def version(self) -> int:
+        """Another number whenever somebody may be known otherwise than before."""
 
     def key(self, digest: str) -> Subject | None:
         """The key with this SHA-256."""
@@ -40,8 +46,7 @@ class Directory(Protocol):
         """A team, user, tag or the proxy; a customer only if it has a say in whether an exchange is let in."""
 
 
-@dataclass(frozen=True, slots=True)
-class Caller:
+class Caller(Struct, frozen=True):
     """Who asks.
 
     `id` is what the ledger keeps: `key:<sha256 hex>`, `master`, `own:<sha256 hex>` or `anonymous`. `subjects` are the
@@ -119,7 +124,8 @@ class KeyRing:
         if not holder.inference:
             raise RouteNotAllowed(f"The key {shown(holder)!r} is for the management API alone.")
         held_to = tuple(each for each in (holder, team, user) if each is not None)
-        tags = tuple(dict.fromkeys((*holder.tags, *(team.tags if team is not None else ()))))
+        tags = (*holder.tags, *team.tags) if team is not None else holder.tags
+        tags = tuple(dict.fromkeys(tags)) if tags else ()
         return Caller("key:" + holder.id, holder.alias, holder.team, holder.user, tags, held_to)
 
     def _own(
@@ -146,7 +152,9 @@ class KeyRing:
     def _credential(self, caller: Caller, presented_in: bytes) -> Credential:
         # One caller always gets the same key: its files, batches and threads live in that key's workspace. Rendezvous
         # hashing keeps it so for all but a few when a key is added or taken away.
-        key = max(self.api_keys, key=lambda each: hashlib.sha256(f"{caller.id} {each}".encode()).digest())
+        key = self.api_keys[0]
+        if len(self.api_keys) > 1:
+            key = max(self.api_keys, key=lambda each: hashlib.sha256(f"{caller.id} {each}".encode()).digest())
         # As the caller would have sent it: newer SDKs as a bearer token, older ones as x-api-key. An OAuth token
         # is a bearer token only.
         bearer = presented_in == b"authorization" or key.startswith("sk-ant-oat")

@@ -26,8 +26,9 @@ import re
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import accumulate
-from typing import NamedTuple
+from itertools import accumulate, islice
+
+from msgspec import Struct
 
 from tproxy.errors import Header, RateLimited
 from tproxy.flow.allow import matches
@@ -107,9 +108,11 @@ _INPUT = _Kind(b"input-tokens", "input token", lambda amounts: amounts.read)
 _OUTPUT = _Kind(b"output-tokens", "output token", lambda amounts: amounts.written)
 _PARALLEL = _Kind(b"parallel-requests", "request", lambda amounts: amounts.running)
 _KINDS = (_REQUESTS, _TOKENS, _INPUT, _OUTPUT, _PARALLEL)
+_TOLD = _KINDS[:-1]  # a parallel place that is free now says nothing of the next request
+_LITELLM = {_REQUESTS: b"x-litellm-key-rpm-limit", _TOKENS: b"x-litellm-key-tpm-limit"}
 
 
-class _Limit(NamedTuple):
+class _Limit(Struct, frozen=True, eq=False):
     """One figure that a request is held to. `pattern` names the models that it is for; None: whatever the model."""
 
     subject: Subject
@@ -140,20 +143,20 @@ class _Limit(NamedTuple):
         return _whole_seconds(now, next(entry.leaves for entry, freed in left if freed >= enough))
 
     def headers(self, now: float) -> list[Header]:
-        headers = [
-            (b"x-ratelimit-limit-" + self.kind.name, b"%d" % self.figure),
-            (b"x-ratelimit-remaining-" + self.kind.name, b"%d" % self.remaining),
-        ]
+        name = self.kind.name
+        headers = [(b"x-ratelimit-limit-" + name, b"%d" % self.figure)]
+        headers.append((b"x-ratelimit-remaining-" + name, b"%d" % self.remaining))
         if self.kind is not _PARALLEL:
             entries = self.log.entries
             reset = _whole_seconds(now, entries[-1].leaves) if entries else 0
-            headers.append((b"x-ratelimit-reset-" + self.kind.name, b"%d" % reset))
+            headers.append((b"x-ratelimit-reset-" + name, b"%d" % reset))
         return headers
 
     def refusal(self, entry: _Entry, now: float) -> RateLimited:
         """What to tell the client. It is this limit that makes it wait the longest."""
         wait = self.wait(entry, now)
-        who, kind, figure = _who(self.subject), self.kind, self.figure
+        subject, kind, figure = self.subject, self.kind, self.figure
+        who = f"the {subject.kind} {shown(subject)!r}" if subject.id else "the whole proxy"
         amount = f"{figure} {kind.noun}{'' if figure == 1 else 's'}"
         per = "at a time" if kind is _PARALLEL else "a minute"
         models = f" for {self.pattern!r}" if self.pattern is not None else ""
@@ -222,31 +225,31 @@ class Limiter:
         for key in [key for key in self._logs if key[:2] == (kind, old)]:
             self._logs[kind, new, key[2]] = self._logs.pop(key)
 
-    def _limits(self, subject: Subject, model: str | None, logs: dict[_Key, _Log]) -> Iterator[_Limit]:
+    def _limits(self, subject: Subject, model: str | None, logs: dict[_Key, _Log]) -> Sequence[_Limit]:
         """All figures of `subject` that a request for `model` is held to. The logs they look at are put in `logs`."""
         terms = subject.terms
+        limits: list[_Limit] = []
 
-        def limit(kind: _Kind, figure: int, pattern: str | None = None) -> _Limit:
+        def add(kind: _Kind, figure: int, pattern: str | None = None) -> None:
             key = (subject.kind, subject.id, pattern)
             if (log := logs.get(key)) is None:
                 log = logs[key] = self._logs.get(key) or _Log()
-            return _Limit(subject, kind, figure, pattern, log)
+            limits.append(_Limit(subject, kind, figure, pattern, log))
 
         figures = (terms.rpm, terms.tpm, terms.itpm, terms.otpm, terms.parallel)
         for kind, figure in zip(_KINDS, figures, strict=True):
             if figure is not None:
-                yield limit(kind, figure)
-        if model is None:
-            return
+                add(kind, figure)
         for kind, by_pattern in ((_REQUESTS, terms.model_rpm), (_TOKENS, terms.model_tpm)):
             for pattern, most in by_pattern.items():
-                if matches(model, (pattern,)):
-                    yield limit(kind, most, pattern)
+                if model is not None and matches(model, (pattern,)):
+                    add(kind, most, pattern)
+        return limits
 
     def _drop_idle(self, most: int) -> None:
         """Look at the `most` logs that were not used for the longest. More than a request adds, so none pile up."""
-        for _ in range(min(most, len(self._logs))):
-            key, log = next(iter(self._logs.items()))
+        for key in tuple(islice(self._logs, most)):
+            log = self._logs[key]
             log.expire(self._now)
             if log.running:
                 self._logs.move_to_end(key)
@@ -304,20 +307,21 @@ class Taken:
         for log in self._logs:
             log.expire(now)
         headers: list[Header] = []
-        for kind in _KINDS[:-1]:  # a place that is free now says nothing of the next request
+        for kind in _TOLD:
             limits = [limit for limit in self._limits if limit.kind is kind]
             if limits:
                 headers += min(limits, key=lambda limit: (limit.remaining, limit.figure)).headers(now)
-            if kind is _REQUESTS or kind is _TOKENS:
-                headers += self._litellm(kind, [limit for limit in limits if limit.subject.kind == KEY])
+                if kind in _LITELLM:
+                    headers += self._litellm(kind, limits)
         return headers
 
     def _litellm(self, kind: _Kind, limits: Sequence[_Limit]) -> Iterator[Header]:
-        """What LiteLLM tells of a key's limits on requests or tokens."""
-        for limit in limits:
+        """What LiteLLM tells of a key's limits on requests or tokens, which are among `limits`."""
+        own = [limit for limit in limits if limit.subject.kind == KEY]
+        for limit in own:
             if limit.pattern is None:
-                yield b"x-litellm-key-" + (b"rpm" if kind is _REQUESTS else b"tpm") + b"-limit", b"%d" % limit.figure
-        remaining = [limit.remaining for limit in limits if limit.pattern is not None]
+                yield _LITELLM[kind], b"%d" % limit.figure
+        remaining = [limit.remaining for limit in own if limit.pattern is not None]
         if remaining and self._model is not None and _TOKEN.fullmatch(self._model):
             name = b"x-litellm-key-remaining-" + kind.name + b"-" + self._model.lower().encode("ascii")
             yield name, b"%d" % min(remaining)
@@ -336,10 +340,6 @@ class Taken:
         for log in self._logs:
             log.add(requests - entry.requests, read - entry.read, written - entry.written)
         entry.requests, entry.read, entry.written = requests, read, written
-
-
-def _who(subject: Subject) -> str:
-    return f"the {subject.kind} {shown(subject)!r}" if subject.id else "the whole proxy"
 
 
 def _whole_seconds(now: float, until: float) -> int:

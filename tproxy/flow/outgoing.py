@@ -6,7 +6,8 @@ since both want the plain body.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 
 import msgspec
@@ -20,25 +21,14 @@ from tproxy.protocol.bound import count_tokens_body
 from tproxy.protocol.coding import CodingFault, decode
 from tproxy.protocol.headers import Credential
 from tproxy.protocol.request import RequestFacts, read_request, strip_litellm_metadata
-from tproxy.wire.pool import Body, Origin, Pool
+from tproxy.wire.pool import Body, Origin, Pool, Response
 
 _COUNT_PATH = b"/v1/messages/count_tokens"
 _COUNT_SECONDS = 10.0
 _MAX_COUNT_BYTES = 64 * 1024
 
 
-@dataclass(frozen=True, slots=True)
-class Outgoing:
-    """The request as the upstream gets it."""
-
-    method: bytes
-    target: bytes
-    headers: Sequence[Header]
-    body: Body
-
-
-@dataclass(frozen=True, slots=True)
-class Read:
+class Read(msgspec.Struct, frozen=True):
     """A request body that was read whole: what it says, itself without its coding, and what of it is sent.
 
     `facts` and `plain` are None where the body is no JSON, or cannot be decoded: the upstream will say what it thinks.
@@ -89,7 +79,7 @@ class Upstream:
     base_path: bytes
     pseudonym: bytes
 
-    def request(
+    def ask(
         self,
         request: Request,
         passage: Passage,
@@ -97,13 +87,15 @@ class Upstream:
         body: Body,
         credential: Credential,
         announced: int | None,
-    ) -> Outgoing:
-        """The client's request as the upstream gets it."""
-        return Outgoing(
-            method=request.method.encode(),
-            target=self.base_path + passage.target,
-            headers=self._headers(request, headers, credential, _framing(request.headers, announced, body)),
-            body=body,
+        on_sending: Callable[[], None],
+    ) -> AbstractAsyncContextManager[Response]:
+        """Ask the upstream what the client asks; see `Pool.exchange`, which keeps nothing of it once it is sent."""
+        return self.pool.exchange(
+            request.method.encode(),
+            self.base_path + passage.target,
+            self._headers(request, headers, credential, _framing(request.headers, announced, body)),
+            body,
+            on_sending,
         )
 
     async def count_tokens(self, request: Request, credential: Credential, body: bytes) -> int | None:

@@ -15,10 +15,11 @@ from tproxy.errors import BadRequest, ClientGone, Fault, Header, envelope
 from tproxy.flow.answers import fault_headers, json_head
 from tproxy.flow.attribution import new_id
 from tproxy.flow.body import Receive
-from tproxy.flow.exchange import Exchange, Services
+from tproxy.flow.exchange import Exchange
 from tproxy.flow.forward import Send
 from tproxy.flow.request import Request, Scope
 from tproxy.flow.route import Manage, Passage, Probe, route
+from tproxy.flow.services import Services
 from tproxy.protocol import headers as header
 from tproxy.protocol.keys import holds_key, masked
 from tproxy.protocol.target import parse_target
@@ -55,7 +56,8 @@ class Proxy:
                     raise BadRequest("The address of this request holds a key of this proxy. Send keys in a header.")
                 self.running += 1
                 try:
-                    await Exchange(services, request, where, id, ids, accepted_us).run(receive, send)
+                    transport = scope.get("extensions", {}).get("tproxy")
+                    await Exchange(services, request, where, id, ids, accepted_us, transport).run(receive, send)
                 finally:
                     self.running -= 1
             elif isinstance(where, Probe):

@@ -16,9 +16,11 @@ from tproxy.protocol import headers as header
 Scope = dict[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Request:
     """Names are in the client's spelling where the server offers it; `target` is the whole of it, with the query.
+
+    `headers` are `Fields` where the request came in: they are asked for some twenty names.
 
     `left` is set when the client has left; None where the server does not offer it.
     """
@@ -41,13 +43,17 @@ class Request:
         return cls(
             method=scope["method"],
             target=transport.target if transport else scope["raw_path"] + (b"?" + query if query else b""),
-            headers=transport.headers if transport else scope["headers"],
+            headers=header.Fields(transport.headers if transport else scope["headers"]),
             http_version=scope["http_version"].encode(),
             client_address=client[0] if client else None,
             server_address=server[0] if server and server[1] is not None else None,
             scheme=scope["scheme"],
             left=transport.left if transport else None,
         )
+
+    def let_go(self) -> None:
+        """The header lines are not asked for any more: an answer may run for long."""
+        self.headers = ()
 
     @property
     def is_local(self) -> bool:

@@ -15,20 +15,34 @@ A table in one function, pure, so that every case can be tested without a socket
 
 from __future__ import annotations
 
-from dataclasses import replace
+from typing import Final
+
+from msgspec.structs import astuple
 
 from tproxy.flow.course import Course
-from tproxy.protocol.pricing import Bill, Cost, IterationTokens, PriceBook, Tokens, Unpriced
+from tproxy.protocol.pricing import Bill, Cost, IterationTokens, PriceBook, Tokens
 from tproxy.protocol.usage import Iteration, Outcome, Usage
 from tproxy.store import base
 from tproxy.store.base import Closing
 
+_SILENT: Final = Usage()  # of an answer that told no usage
+
+# What is booked: the fields of a `Cost`, in their order, each None where it is not known.
+_Money = tuple[int | None, int | None, int | None, int | None, int | None, int | None, str | None]
+_UNKNOWN: Final[_Money] = (None, None, None, None, None, None, None)
+_NOTHING: Final[_Money] = (0, None, None, None, None, None, None)
+
 
 def settle(course: Course, outcome: Outcome, prices: PriceBook, *, running: bool = False) -> Closing:
     """The closing row of an exchange; with `running`, what is known of it so far (`ended` = OPEN)."""
-    passage = course.passage
-    usage, estimated = _with_delivered_output(outcome)
-    closing = Closing(
+    usage = outcome.usage or _SILENT
+    output_tokens, estimated = usage.output_tokens, False
+    if outcome.usage is not None and not outcome.final:
+        # message_start holds a placeholder of a token or so: what was delivered is the better figure.
+        output_tokens, estimated = max(output_tokens or 0, outcome.delivered_tokens), True
+    money, certainty = _booked(course, outcome, prices, output_tokens or 0, estimated=estimated)
+    cost, cost_input, cost_output, cost_cache_read, cost_cache_write, cost_tools, price_version = money
+    return Closing(
         id=course.id,
         ended=base.OPEN if running else _ended(course, outcome),
         ended_us=None if running else course.clock(),
@@ -41,39 +55,51 @@ def settle(course: Course, outcome: Outcome, prices: PriceBook, *, running: bool
         request_id=course.request_id,
         message_id=outcome.message_id,
         stop_reason=outcome.stop_reason,
+        input_tokens=usage.input_tokens,
+        output_tokens=output_tokens,
+        cache_read_tokens=usage.cache_read_tokens,
+        cache_write_5m_tokens=usage.cache_write_5m_tokens,
+        cache_write_1h_tokens=usage.cache_write_1h_tokens,
+        thinking_tokens=usage.thinking_tokens,
+        web_searches=usage.web_searches,
+        service_tier=usage.service_tier,
+        speed=usage.speed,
+        geo=usage.geo,
+        cost_nano=cost,
+        cost_input_nano=cost_input,
+        cost_output_nano=cost_output,
+        cost_cache_read_nano=cost_cache_read,
+        cost_cache_write_nano=cost_cache_write,
+        cost_tools_nano=cost_tools,
+        price_version=price_version,
+        certainty=certainty,
         bytes_in=course.bytes_in,
         bytes_out=course.bytes_out,
         error_type=outcome.error_type or course.error_type,
         tap_fault=course.tap_fault,
     )
-    if usage is not None:
-        closing = replace(
-            closing,
-            input_tokens=usage.input_tokens,
-            output_tokens=usage.output_tokens,
-            cache_read_tokens=usage.cache_read_tokens,
-            cache_write_5m_tokens=usage.cache_write_5m_tokens,
-            cache_write_1h_tokens=usage.cache_write_1h_tokens,
-            thinking_tokens=usage.thinking_tokens,
-            web_searches=usage.web_searches,
-            service_tier=usage.service_tier,
-            speed=usage.speed,
-            geo=usage.geo,
-        )
+
+
+def _booked(
+    course: Course, outcome: Outcome, prices: PriceBook, output_tokens: int, *, estimated: bool
+) -> tuple[_Money, str]:
+    """What the exchange costs, and how sure its figures are."""
+    passage = course.passage
     answered = course.upstream_status is not None
     refused = answered and not _is_success(course.upstream_status)
     unsent = not course.sent or course.broken == base.UPSTREAM_UNREACHABLE
-    if unsent or refused or (passage.free and not passage.inference):
-        return replace(closing, cost_nano=0, certainty=base.EXACT)
-    if not passage.inference:
+    inference = passage.inference
+    if unsent or refused or (passage.free and not inference):
+        return _NOTHING, base.EXACT
+    if not inference:
         # A POST that may cost something which its own answer does not tell: a batch, a session, a path unknown to us.
-        return replace(closing, certainty=base.UNPRICED if answered else base.PARTIAL)
-    if usage is None:
-        return replace(closing, certainty=base.PARTIAL)
-    price = prices.price(_bill(course, usage, outcome))
-    if isinstance(price, Unpriced):
-        return replace(closing, certainty=base.UNPRICED)
-    return _priced(closing, price, _certainty(outcome, estimated=estimated))
+        return _UNKNOWN, base.UNPRICED if answered else base.PARTIAL
+    if outcome.usage is None:
+        return _UNKNOWN, base.PARTIAL
+    price = prices.price(_bill(course, outcome.usage, outcome, output_tokens))
+    if isinstance(price, Cost):
+        return astuple(price), _certainty(outcome, estimated=estimated)
+    return _UNKNOWN, base.UNPRICED
 
 
 def _ended(course: Course, outcome: Outcome) -> str:
@@ -100,59 +126,34 @@ def _certainty(outcome: Outcome, *, estimated: bool) -> str:
     return base.EXACT if last_word and not outcome.odd_usage else base.PARTIAL
 
 
-def _with_delivered_output(outcome: Outcome) -> tuple[Usage | None, bool]:
-    """The usage, its output counted from the deltas where the upstream did not say; and whether it was.
-
-    message_start holds a placeholder of a token or so: what was delivered is the better figure.
-    """
-    usage = outcome.usage
-    if usage is None or outcome.final:
-        return usage, False
-    return replace(usage, output_tokens=max(usage.output_tokens or 0, outcome.delivered_tokens)), True
-
-
 def _is_success(status: int | None) -> bool:
     return status is not None and 200 <= status < 300
 
 
-def _bill(course: Course, usage: Usage, outcome: Outcome) -> Bill:
+def _bill(course: Course, usage: Usage, outcome: Outcome, output_tokens: int) -> Bill:
     return Bill(
         model=outcome.model or course.model_asked or "",
         at_us=course.accepted_us,
-        tokens=_tokens(usage),
+        tokens=_tokens(usage, output_tokens),
         web_searches=usage.web_searches or 0,
         speed=usage.speed,
         geo=usage.geo,
         batch=usage.service_tier == "batch",
         iterations=None
         if usage.iterations is None
-        else tuple(IterationTokens(i.kind, i.model, _tokens(i)) for i in usage.iterations),
+        else tuple(IterationTokens(i.kind, i.model, _tokens(i, i.output_tokens or 0)) for i in usage.iterations),
         refused_unbilled=outcome.refused_unbilled,
         asked_model=course.model_asked,
     )
 
 
-def _tokens(usage: Usage | Iteration) -> Tokens:
+def _tokens(usage: Usage | Iteration, output_tokens: int) -> Tokens:
     return Tokens(
-        input=usage.input_tokens or 0,
-        cache_write_5m=usage.cache_write_5m_tokens or 0,
-        cache_write_1h=usage.cache_write_1h_tokens or 0,
-        cache_read=usage.cache_read_tokens or 0,
-        output=usage.output_tokens or 0,
-    )
-
-
-def _priced(closing: Closing, cost: Cost, certainty: str) -> Closing:
-    return replace(
-        closing,
-        cost_nano=cost.total_nano,
-        cost_input_nano=cost.input_nano,
-        cost_output_nano=cost.output_nano,
-        cost_cache_read_nano=cost.cache_read_nano,
-        cost_cache_write_nano=cost.cache_write_nano,
-        cost_tools_nano=cost.tools_nano,
-        price_version=cost.version,
-        certainty=certainty,
+        usage.input_tokens or 0,
+        usage.cache_write_5m_tokens or 0,
+        usage.cache_write_1h_tokens or 0,
+        usage.cache_read_tokens or 0,
+        output_tokens,
     )
 
 

@@ -2,7 +2,8 @@
 
 The tap sees a chunk after the client has it, never before, and nothing that happens here touches the stream. It is a
 task of its own that reads batches: the first chunk at once, then when enough bytes or enough time have gathered. It
-has a timer only while something waits. Between two batches a chunk is an entry in a list.
+is woken once for a batch, and has a timer only while something waits. Between two batches a chunk is an entry in a
+list. An answer that is whole before the task has begun is read at its end, without one.
 
     forward ── feed(chunk) ──► [(time, chunk), …] ── run() ──► decoder ──► SSE or JSON ──► UsageReader
 
@@ -30,8 +31,8 @@ from tproxy.protocol.coding import CodingFault, Decoder, decoder
 from tproxy.protocol.sse import SSEOverflow, SSEParser
 from tproxy.protocol.usage import Outcome, UsageReader
 
-_BATCH_WEIGHT = 32 * 1024
-_BATCH_SECONDS = 0.5
+_BATCH_WEIGHT = 16 * 1024
+_BATCH_SECONDS = 2.0
 _MAX_WAITING_WEIGHT = 4 * 1024 * 1024
 _MAX_JSON_BYTES = 4 * 1024 * 1024  # a few milliseconds, for it is read at once
 _MAX_DECODED_BYTES = 64 * 1024 * 1024
@@ -40,8 +41,10 @@ _GZIP_MAGIC = b"\x1f\x8b"
 # Work is measured in bytes; a chunk or an event weighs as much as so many by itself.
 _ITEM_WEIGHT = 128
 _PORTION = 16 * 1024
-_UNTIL_CHECKPOINT = 64 * 1024
+_UNTIL_CHECKPOINT = 4 * 1024  # some ten events, so that those of other streams wait for less than 100 µs
 _UNTIL_FINISHED = 1024 * 1024
+_JOINED = 2 * 1024
+_SMALL = 32 * 1024  # what may be read at the end without letting others run
 
 log = logging.getLogger("tproxy.tap")
 
@@ -54,13 +57,14 @@ class Tap:
         self._usage = UsageReader()
         self._waiting: deque[tuple[int, bytes]] = deque()
         self._waiting_weight = 0
-        self._wake = trio.Event()
+        self._waiting_for = trio.CancelScope()  # its deadline: when what waits is read
         self._decoder: Decoder | None = None
         self._encoding: bytes | None = None
         self._sse: SSEParser | None = None
         self._json: list[bytes] | None = None
         self._json_bytes = 0
         self._first = True
+        self._next = -math.inf  # when the next batch may be read, on trio's clock
         self._portions: Iterator[bytes] = iter(())  # of the chunk that is being read, which came at `_portions_us`
         self._portions_us = 0
 
@@ -84,25 +88,30 @@ class Tap:
             return
         self._waiting.append((now_us, chunk))
         self._waiting_weight += len(chunk) + _ITEM_WEIGHT
-        if self._waiting_weight > _MAX_WAITING_WEIGHT:
-            self._give_up("the answer came faster than it could be read")
-        elif len(self._waiting) == 1 or self._waiting_weight >= _BATCH_WEIGHT:
-            self._wake.set()
+        if self._waiting_weight >= _BATCH_WEIGHT:
+            if self._waiting_weight > _MAX_WAITING_WEIGHT:
+                self._give_up("the answer came faster than it could be read")
+            else:
+                self._waiting_for.cancel()
+        elif len(self._waiting) == 1:
+            self._waiting_for.deadline = self._next
 
     async def run(self, on_batch: Callable[[], None]) -> None:
         """Read batches as they are ready, until cancelled; call `on_batch` after each."""
-        last = -math.inf
         while True:
-            await self._wake.wait()
-            self._wake = trio.Event()
-            rest = last + _BATCH_SECONDS - trio.current_time()
-            if rest > 0 and self._waiting_weight < _BATCH_WEIGHT:
-                with trio.move_on_after(rest):
-                    await self._wake.wait()
-                self._wake = trio.Event()
+            # What came meanwhile counts; without any, there is no deadline.
+            waits = -math.inf if self._waiting_weight >= _BATCH_WEIGHT else self._next if self._waiting else math.inf
+            with trio.CancelScope(deadline=waits) as self._waiting_for:
+                await trio.sleep_forever()
             await self.drain()
             on_batch()
-            last = trio.current_time()
+            self._next = trio.current_time() + _BATCH_SECONDS
+
+    async def settled(self) -> None:
+        """Read all that waits, if that may be more than `finish` should read at one go."""
+        bare = self._encoding is None and not (self._waiting and self._waiting[0][1].startswith(_GZIP_MAGIC))
+        if self._waiting_weight > _SMALL or not bare:
+            await self.drain()
 
     async def drain(self) -> None:
         """Read all that waits, letting others run. Waits for nothing else; may be cancelled, and called again."""
@@ -145,9 +154,7 @@ class Tap:
             if portion is not None:
                 return self._read(portion)
             if self._waiting:
-                self._portions_us, chunk = self._waiting.popleft()
-                self._waiting_weight -= len(chunk) + _ITEM_WEIGHT
-                self._portions = self._decoded(chunk)
+                self._portions = self._decoded(self._next_chunk())
                 return _ITEM_WEIGHT
         except SSEOverflow as fault:
             for event in fault.events:  # those that were whole before the one that is too long
@@ -158,6 +165,21 @@ class Tap:
         except Exception:
             self._fail()
         return None
+
+    def _next_chunk(self) -> bytes:
+        """The chunk that waits longest; once it does not matter any more when each has come, several of them in one."""
+        self._portions_us, chunk = self._waiting.popleft()
+        self._waiting_weight -= len(chunk) + _ITEM_WEIGHT
+        if self._course.first_content_us is None or not self._waiting:
+            return chunk
+        chunks = [chunk]
+        length = len(chunk)
+        while self._waiting and length < _JOINED:
+            _, chunk = self._waiting.popleft()
+            self._waiting_weight -= len(chunk) + _ITEM_WEIGHT
+            length += len(chunk)
+            chunks.append(chunk)
+        return b"".join(chunks)
 
     def _decoded(self, chunk: bytes) -> Iterator[bytes]:
         if self._first:

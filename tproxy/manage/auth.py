@@ -6,8 +6,8 @@
 | a virtual key with a role of its own, or without a list of routes and whose user has one | that role |
 | any other virtual key | None: it may ask about itself |
 
-The gate (`app.py`) has found the asker before a request is routed or its body read. Which role a route needs is
-decided here, for all routes, by one dependency of the whole application: reading (GET) needs VIEWER, everything else
+The gate (`gate.py`) finds the asker before a request is routed or its body read. Which role a route needs is decided
+for all routes by one dependency of the whole application (`permit.py`): reading (GET) needs VIEWER, everything else
 ADMIN, unless the route says otherwise with `@reads` or `@for_any_key`. A route that says nothing is not open.
 """
 
@@ -17,9 +17,7 @@ import hashlib
 import hmac
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Final, TypeVar
-
-from fastapi import Depends, Request
+from typing import Any, Final, TypeVar
 
 from tproxy.errors import BadRequest, Header
 from tproxy.manage.desk import Desk
@@ -68,35 +66,6 @@ def needs(endpoint: Callable[..., Any], method: str) -> str | None:
     """The role that a route needs; None: any key will do."""
     need: str | None = getattr(endpoint, "needs", VIEWER if method in ("GET", "HEAD") else ADMIN)
     return need
-
-
-async def asker(request: Request) -> Asker:
-    """Dependency: who asks.
-
-    Raises:
-        Unauthorized: nobody has let them in.
-    """
-    found = request.scope.get(ASKER)
-    if not isinstance(found, Asker):
-        raise Unauthorized("Authentication Error, No api key passed in.", param="None")
-    return found
-
-
-Who = Annotated[Asker, Depends(asker)]
-
-
-async def permitted(request: Request) -> None:
-    """The dependency of every route: the asker has the role that the route needs.
-
-    Raises:
-        Unauthorized, Forbidden: not let in.
-    """
-    who = await asker(request)
-    need = needs(request.scope["endpoint"], request.method)
-    if need is None or who.role == ADMIN or (need == VIEWER and who.role == VIEWER):
-        return
-    held = "a key without a role" if who.role is None else "a key that may only read"
-    raise Forbidden(f"This route needs the master key or a key with the role for it, and was asked with {held}.")
 
 
 def identify(desk: Desk, headers: Sequence[Header]) -> Asker:

@@ -15,9 +15,10 @@ from fastapi import APIRouter, Response
 from tproxy.manage import asked as bodies
 from tproxy.manage import records
 from tproxy.manage.answering import told
-from tproxy.manage.auth import Who, reads
+from tproxy.manage.auth import reads
 from tproxy.manage.desk import Desk
 from tproxy.manage.fields import PAGE_MAX, InQuery, PageNumber, PageSize
+from tproxy.manage.permit import Who
 from tproxy.manage.translation import BUDGETS, LIMITS
 from tproxy.store.subjects import TERMS
 

@@ -10,10 +10,11 @@ from fastapi import APIRouter, Response
 from tproxy.manage import asked as bodies
 from tproxy.manage import records
 from tproxy.manage.answering import told
-from tproxy.manage.auth import Asker, Who
+from tproxy.manage.auth import Asker
 from tproxy.manage.desk import Desk
 from tproxy.manage.faults import Invalid, Unprocessable
 from tproxy.manage.fields import PAGE_MAX, InQuery, PageNumber, PageSize
+from tproxy.manage.permit import Who
 from tproxy.manage.translation import own_terms
 from tproxy.store import subject_rows
 from tproxy.store.subjects import CUSTOMER, Subject

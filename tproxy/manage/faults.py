@@ -2,30 +2,17 @@
 
     {"error": {"message": …, "type": …, "param": …, "code": "404"}}
 
-What is raised below the routes ends here, in one place: an `ApiFault`, a fault of the proxy, a body that does not
-validate, or a bug, of which the answer says nothing. No answer repeats a value that was sent, but for an id or an
-alias; and what in those looks like a key is masked, wherever the sentence comes from.
+No answer repeats a value that was sent, but for an id or an alias; and what in those looks like a key is masked,
+wherever the sentence comes from. What else is raised below the routes is given this form in `handlers.py`.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Final
-
-from fastapi import FastAPI, Request
-from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
-from starlette.exceptions import HTTPException
-
-from tproxy.errors import Fault
-from tproxy.store.migrate import LedgerUnusable
-from tproxy.store.subject_rows import AliasTaken, NotThere, SubjectFault
-from tproxy.store.subjects import TERMS
 
 # A virtual key: at the beginning of a word, or long. "must not begin with sk-ant-: …" is a sentence about keys.
 _KEY: Final = re.compile(r"(?:(?<![0-9A-Za-z])sk-(?!ant-: )\S*|sk-\S{12,})[^\s'\".,:;)]")
-_NAME: Final = re.compile(r"[a-z][a-z0-9_]{0,40}")
 
 
 class ApiFault(Exception):
@@ -99,78 +86,14 @@ def masked(message: str) -> str:
     return _KEY.sub("sk-...", message)
 
 
-def answer(fault: ApiFault) -> JSONResponse:
-    """The answer for a fault. With 422 it has FastAPI's `detail` too, in which clients look for the field."""
+def page(fault: ApiFault) -> dict[str, Any]:
+    """The JSON for a fault. With 422 it has FastAPI's `detail` too, in which clients look for the field."""
     page = content(fault.status, fault.message, fault.type, fault.param)
     if isinstance(fault, Unprocessable):
         page["detail"] = [{"type": "value_error", "loc": ["body", fault.param or ""], "msg": masked(fault.message)}]
-    return JSONResponse(page, fault.status)
+    return page
 
 
-def internal() -> JSONResponse:
-    """The answer for a bug."""
-    return JSONResponse(content(500, "A fault of tproxy; its log says more.", "internal_server_error"), 500)
-
-
-def install(app: FastAPI) -> None:
-    """Let an application answer what its routes raise."""
-    app.add_exception_handler(ApiFault, _api_fault)
-    app.add_exception_handler(SubjectFault, _subject_fault)
-    app.add_exception_handler(Fault, _proxy_fault)
-    app.add_exception_handler(LedgerUnusable, _ledger_fault)
-    app.add_exception_handler(RequestValidationError, _not_valid)
-    app.add_exception_handler(HTTPException, _http)
-
-
-async def _api_fault(_: Request, fault: Exception) -> JSONResponse:
-    assert isinstance(fault, ApiFault)  # noqa: S101
-    return answer(fault)
-
-
-async def _subject_fault(_: Request, fault: Exception) -> JSONResponse:
-    assert isinstance(fault, SubjectFault)  # noqa: S101
-    message = str(fault).replace(f"{TERMS} ", "budget ", 1) if fault.kind == TERMS else str(fault)
-    if isinstance(fault, NotThere):
-        return answer(NotFound(message))
-    return answer(Invalid(message, param="key_alias" if isinstance(fault, AliasTaken) else None))
-
-
-async def _proxy_fault(_: Request, fault: Exception) -> JSONResponse:
-    assert isinstance(fault, Fault)  # noqa: S101
-    return JSONResponse(content(fault.status, fault.message, fault.type), fault.status)
-
-
-async def _ledger_fault(_: Request, fault: Exception) -> JSONResponse:
-    return JSONResponse(content(503, "The ledger cannot be read now.", "no_db_connection"), 503)
-
-
-async def _http(_: Request, fault: Exception) -> JSONResponse:
-    assert isinstance(fault, HTTPException)  # noqa: S101
-    kinds = {404: "not_found_error", 405: "method_not_allowed"}
-    kind = kinds.get(fault.status_code, "bad_request_error")
-    message = {404: "Nothing is served at this path.", 405: "This path has no such method."}.get(
-        fault.status_code, str(fault.detail)
-    )
-    return JSONResponse(content(fault.status_code, message, kind), fault.status_code, headers=fault.headers)
-
-
-async def _not_valid(_: Request, fault: Exception) -> JSONResponse:
-    assert isinstance(fault, RequestValidationError)  # noqa: S101
-    detail = [_clean(each) for each in fault.errors()[:20]]
-    sentences = "; ".join(f"{place(each['loc'])}: {each['msg']}" for each in detail)
-    param = place(detail[0]["loc"]) if detail else None
-    return JSONResponse({"detail": detail, **content(422, sentences, "validation_error", param)}, 422)
-
-
-def _clean(error: Mapping[str, Any]) -> dict[str, Any]:
-    """One error of pydantic's, without the value that was sent. The key of a mapping is a value too."""
-    loc = [part if isinstance(part, int) or _NAME.fullmatch(part) else "[key]" for part in error["loc"][:6]]
-    message = str(error["msg"]).removeprefix("Value error, ")
-    if loc == ["body"]:
-        message = "must be a JSON object, sent with content-type: application/json"
-    return {"type": error["type"], "loc": loc, "msg": masked(message)}
-
-
-def place(loc: Sequence[int | str]) -> str:
-    """Where an error is: `budget_limits.0.max_budget`."""
-    return ".".join(str(part) for part in loc if part not in ("body", "query", "path")) or "body"
+def bug() -> dict[str, Any]:
+    """The JSON for a bug, of which it says nothing. Its status is 500."""
+    return content(500, "A fault of tproxy; its log says more.", "internal_server_error")

@@ -13,9 +13,10 @@ from typing import Annotated, Any, Final, Literal
 from fastapi import APIRouter, Depends, Query, Response
 
 from tproxy.manage.answering import alias_of, caller_id, limit_of, page, told
-from tproxy.manage.auth import Asker, asker
+from tproxy.manage.auth import Asker
 from tproxy.manage.desk import Desk
 from tproxy.manage.faults import Forbidden, Invalid, Unprocessable
+from tproxy.manage.permit import asker
 from tproxy.manage.span import Day, Span, recent, span
 from tproxy.manage.spend_row import shown_caller
 from tproxy.money import to_dollars

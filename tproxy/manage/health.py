@@ -4,30 +4,32 @@ Liveness says that the process answers. Readiness says that it would serve: not 
 ledger cannot be written, since what is not recorded is not served. Both are public, in LiteLLM's shapes, and neither
 says more than that.
 
-Whatever else there is belongs to the management API (`app.py`). A path reaches it only as it came: one with a `%` in
-it is nobody's, so that nothing is decided on one spelling and served by another.
+Whatever else there is belongs to the management API (`app.py`), which is behind its gate (`gate.py`). A path reaches it
+only as it came: one with a `%` in it is nobody's, so that nothing is decided on one spelling and served by another.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any
+from collections.abc import Callable
+from typing import Final
 from urllib.parse import unquote_to_bytes
-
-from fastapi import FastAPI
-from fastapi.responses import JSONResponse
 
 from tproxy import __version__
 from tproxy.errors import RouteUnknown
 from tproxy.manage import faults
+from tproxy.manage.gate import ASGIApp, Message, Receive, Send, send_page
 
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
+# The first segments of the management API's paths, known without it.
+SECTIONS: Final = frozenset(
+    {
+        *("docs", "openapi.json", "health", "key", "team", "user", "customer", "end_user", "budget", "tag"),
+        *("spend", "global", "model", "models", "model_group", "v2"),
+    }
+)
 
 _LIVE = (b"/health/liveliness", b"/health/liveness")
 _READY = b"/health/readiness"
+_UNKEPT = ((b"cache-control", b"no-store"),)
 
 # What `unready` says.
 DRAINING = "draining"
@@ -39,13 +41,12 @@ class Manage:
 
     Args:
         unready: says why no traffic should be sent here, or None.
-        api: the management API; without it, there are the health pages only.
+        api: the management API behind its gate; without it, there are the health pages only.
     """
 
-    def __init__(self, unready: Callable[[], str | None], api: FastAPI | None = None) -> None:
+    def __init__(self, unready: Callable[[], str | None], api: ASGIApp | None = None) -> None:
         self._unready = unready
         self._api = api
-        self._sections: frozenset[str] = api.state.sections if api is not None else frozenset()
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         """Answer one request.
@@ -57,7 +58,7 @@ class Manage:
         path: bytes = scope["raw_path"]
         reads = scope["method"] in ("GET", "HEAD")
         if reads and path in _LIVE:
-            await _page(send, 200, "I'm alive!")
+            await send_page(send, 200, "I'm alive!", _UNKEPT)
         elif reads and path == _READY:
             why = self._unready()
             page = {
@@ -66,11 +67,11 @@ class Manage:
                 "version": __version__,
                 "litellm_version": f"tproxy {__version__}",
             }
-            await _page(send, 200 if why is None else 503, page)
-        elif self._api is not None and _section(path) in self._sections:
+            await send_page(send, 200 if why is None else 503, page, _UNKEPT)
+        elif self._api is not None and _section(path) in SECTIONS:
             if b"%" in path or not path.isascii():
                 # Not raised: what is raised is logged with its path, and this one may hold a key.
-                await _nothing_here(scope, receive, send)
+                await _nothing_here(send)
             else:
                 await self._api({**scope, "path": path.decode("ascii"), "root_path": ""}, receive, send)
         else:
@@ -83,20 +84,9 @@ def _section(path: bytes) -> str:
     return unquote_to_bytes(path).decode("latin-1").lower().lstrip("/").partition("/")[0]
 
 
-async def _nothing_here(scope: Message, receive: Receive, send: Send) -> None:
+async def _nothing_here(send: Send) -> None:
     page = faults.content(404, "Nothing is served at this path; it must be spelt without %.", "not_found_error")
     try:
-        await JSONResponse(page, 404)(scope, receive, send)
+        await send_page(send, 404, page)
     except OSError:
         return  # nobody is left to be told
-
-
-async def _page(send: Send, status: int, content: dict[str, str] | str) -> None:
-    body = json.dumps(content).encode()
-    headers = [
-        (b"content-type", b"application/json"),
-        (b"content-length", str(len(body)).encode()),
-        (b"cache-control", b"no-store"),
-    ]
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": body, "more_body": False})

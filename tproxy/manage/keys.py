@@ -17,10 +17,11 @@ from fastapi import APIRouter, Response
 from tproxy.manage import records
 from tproxy.manage.answering import told
 from tproxy.manage.asked import KeyAsked, KeyNamed, KeyNew, KeysNamed, KeyUpdate
-from tproxy.manage.auth import Asker, Who, for_any_key, reads
+from tproxy.manage.auth import Asker, for_any_key, reads
 from tproxy.manage.desk import Desk
 from tproxy.manage.faults import Forbidden, Invalid, NotFound, Unprocessable
 from tproxy.manage.fields import PAGE_MAX, InQuery, PageNumber, PageSize
+from tproxy.manage.permit import Who
 from tproxy.protocol.keys import CHANCE_BYTES, chosen_fault, compose, hash_key, last4
 from tproxy.store import subject_rows
 from tproxy.store.directory import InFile, NotThere

@@ -14,9 +14,10 @@ from typing import Annotated, Any, Final
 from fastapi import APIRouter, Depends, Query
 
 from tproxy.flow.allow import matches
-from tproxy.manage.auth import Asker, asker, for_any_key
+from tproxy.manage.auth import Asker, for_any_key
 from tproxy.manage.desk import Desk
 from tproxy.manage.faults import NotFound
+from tproxy.manage.permit import asker
 from tproxy.manage.span import today
 from tproxy.protocol.prices import Model, holding
 from tproxy.store.subjects import TEAM, USER

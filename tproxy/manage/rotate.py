@@ -13,11 +13,12 @@ from fastapi import APIRouter
 
 from tproxy.manage import records
 from tproxy.manage.asked import KeyRegenerate, ResetTo, without_nulls
-from tproxy.manage.auth import Asker, Who
+from tproxy.manage.auth import Asker
 from tproxy.manage.desk import Desk
 from tproxy.manage.faults import Unprocessable
 from tproxy.manage.fields import until_us
 from tproxy.manage.keys import answer, digest, shown_once, text_and_subject
+from tproxy.manage.permit import Who
 from tproxy.manage.translation import changed
 from tproxy.store import money
 from tproxy.store.subjects import KEY, Subject

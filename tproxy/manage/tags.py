@@ -10,9 +10,10 @@ from fastapi import APIRouter, Response
 from tproxy.manage import asked as bodies
 from tproxy.manage import records
 from tproxy.manage.answering import told
-from tproxy.manage.auth import Who, reads
+from tproxy.manage.auth import reads
 from tproxy.manage.desk import Desk
 from tproxy.manage.fields import PAGE_MAX, PageNumber, PageSize
+from tproxy.manage.permit import Who
 from tproxy.store.subjects import TAG
 
 

@@ -16,10 +16,10 @@ from fastapi import APIRouter, Response
 from tproxy.manage import asked as bodies
 from tproxy.manage import records
 from tproxy.manage.answering import told
-from tproxy.manage.auth import Who
 from tproxy.manage.desk import Desk
 from tproxy.manage.faults import Invalid, NotFound, Unprocessable
 from tproxy.manage.fields import PAGE_MAX, InQuery, PageNumber, PageSize
+from tproxy.manage.permit import Who
 from tproxy.manage.translation import check
 from tproxy.store import subject_rows
 from tproxy.store.subjects import KEY, TEAM, Member, Subject

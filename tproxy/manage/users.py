@@ -13,11 +13,11 @@ from fastapi import APIRouter, Response
 from tproxy.manage import asked as bodies
 from tproxy.manage import records
 from tproxy.manage.answering import told
-from tproxy.manage.auth import Who
 from tproxy.manage.desk import Desk
 from tproxy.manage.faults import Unprocessable
 from tproxy.manage.fields import InQuery, PageNumber, PageSize
 from tproxy.manage.keys import text_and_subject
+from tproxy.manage.permit import Who
 from tproxy.manage.teams import joined
 from tproxy.manage.translation import check
 from tproxy.store import subject_rows

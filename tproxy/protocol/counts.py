@@ -7,17 +7,17 @@ Not known here: the events that hold these objects (`usage`), and prices.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import msgspec
-from msgspec import Raw
+from msgspec import Raw, Struct
 
 _MAX_COUNT = 2**32  # far above any answer; as money, the sum of a thousand such counts is still 63 bits
 _MAX_USAGE_BYTES = 64 * 1024
 _MAX_ITERATIONS = 256
 _MAX_TEXT = 256
 _NULL = Raw(b"null")
+_decode = msgspec.json.Decoder(dict[str, Any]).decode
 
 _CACHE_WRITES = "cache_writes"  # of both lifetimes
 
@@ -36,8 +36,7 @@ _COUNTS = (
 _TEXTS = (("service_tier", "service_tier"), ("speed", "speed"), ("inference_geo", "geo"))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Counts:
+class Counts(Struct, frozen=True, kw_only=True):
     """Tokens by class. `input_tokens` is the uncached part; `thinking_tokens` are a part of `output_tokens`.
 
     A cache write whose lifetime is not told is one of five minutes.
@@ -53,8 +52,7 @@ class Counts:
     web_fetches: int | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Iteration(Counts):
+class Iteration(Counts, frozen=True, kw_only=True):
     """One run of a model within an answer. `kind` is `message`, `fallback_message`, `compaction` or
     `advisor_message`; `model` is `None` where the answer does not name it: it is then the model asked for."""
 
@@ -62,8 +60,7 @@ class Iteration(Counts):
     model: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Usage(Counts):
+class Usage(Counts, frozen=True, kw_only=True):
     """The `usage` of one answer (API reference, "Messages").
 
     The top level is the sum of the `message` iterations or, after a fallback, the attempt that served, and leaves out
@@ -78,6 +75,8 @@ class Usage(Counts):
 
 class MergedUsage:
     """What the usage objects of one answer have said so far. `odd` counts what was passed over."""
+
+    __slots__ = ("_iterations", "_values", "odd")
 
     def __init__(self) -> None:
         self.odd = 0
@@ -110,13 +109,15 @@ class MergedUsage:
             return None, self.odd > 0
         iterations = self._iterations if final else ()
         usage = Usage(iterations=iterations or None, **_split(self._values))
-        lacking = any(each.input_tokens is None or each.output_tokens is None for each in (usage, *iterations))
-        return usage, self.odd > 0 or lacking
+        for each in (usage, *iterations):
+            if each.input_tokens is None or each.output_tokens is None:
+                return usage, True
+        return usage, self.odd > 0
 
     def _decoded(self, raw: Raw) -> dict[str, Any]:
         try:
             if len(memoryview(raw)) <= _MAX_USAGE_BYTES:
-                return msgspec.json.decode(raw, type=dict[str, Any])
+                return _decode(raw)
         except (ValueError, RecursionError):
             pass
         self.odd += 1
@@ -126,10 +127,13 @@ class MergedUsage:
         for group, name, field in _COUNTS:
             holder = usage.get(group) if group else usage
             value = holder.get(name) if isinstance(holder, dict) else holder
-            if isinstance(holder, dict) and (count := _count(value)) is not None:
-                into[field] = count
-            elif value is not None:
+            if value is None:
+                continue
+            count = _count(value) if isinstance(holder, dict) else None
+            if count is None:
                 self.odd += 1
+            else:
+                into[field] = count
 
     def _iteration(self, item: object) -> Iteration | None:
         if not isinstance(item, dict) or not isinstance(kind := item.get("type"), str):
@@ -144,9 +148,9 @@ class MergedUsage:
 
 def _count(value: object) -> int | None:
     """A count, which JSON may also spell `5.0`."""
-    if type(value) is float and value.is_integer():
-        value = int(value)
-    return value if type(value) is int and 0 <= value <= _MAX_COUNT else None
+    if type(value) is int:
+        return value if 0 <= value <= _MAX_COUNT else None
+    return _count(int(value)) if type(value) is float and value.is_integer() else None
 
 
 def _split(values: dict[str, Any]) -> dict[str, Any]:
@@ -155,6 +159,8 @@ def _split(values: dict[str, Any]) -> dict[str, Any]:
     total = values.get(_CACHE_WRITES)
     if total is None:
         return values
-    long = min(values.get("cache_write_1h_tokens", 0), total)
-    told = {name: value for name, value in values.items() if name != _CACHE_WRITES}
-    return told | {"cache_write_5m_tokens": total - long, "cache_write_1h_tokens": long}
+    told = values.copy()
+    del told[_CACHE_WRITES]
+    told["cache_write_1h_tokens"] = long = min(values.get("cache_write_1h_tokens", 0), total)
+    told["cache_write_5m_tokens"] = total - long
+    return told

@@ -15,7 +15,7 @@ read, removed and put in. No error raised here holds a header's value.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -61,6 +61,9 @@ UNNOMINABLE = CREDENTIALS | {
     b"via",
 }
 
+# What no upstream gets of a client's lines.
+_NOT_UPSTREAM = HOP_BY_HOP | CREDENTIALS | {b"host", b"content-length", b"expect"}
+
 _FRAMING = (b"content-length", b"transfer-encoding")
 _BEARER = re.compile(rb"bearer(?:[ \t]+(.*))?", re.IGNORECASE | re.DOTALL)
 
@@ -86,29 +89,68 @@ class Credential:
         return f"Credential({self.form!r}, ***)"
 
 
+class Fields(tuple[Header, ...]):  # noqa: SLOT001 (only a tuple that adds nothing can have slots)
+    """Header lines for a reader who asks more than once: `get` and its like look into an index instead of at each line.
+
+    Attributes:
+        first: the value of the first line of each name, by the name in lower case.
+        repeated: the values of all lines of those names that have more than one.
+    """
+
+    first: Mapping[bytes, bytes]
+    repeated: Mapping[bytes, list[bytes]]
+
+    def __new__(cls, lines: Iterable[Header]) -> Fields:
+        """The lines as they are. Those that are `Fields` already are returned themselves."""
+        if isinstance(lines, Fields):
+            return lines
+        self = super().__new__(cls, lines)
+        first: dict[bytes, bytes] = {}
+        repeated: dict[bytes, list[bytes]] = {}
+        for name, value in self:
+            lower = name.lower()
+            if lower not in first:
+                first[lower] = value
+            else:
+                repeated.setdefault(lower, [first[lower]]).append(value)
+        self.first, self.repeated = first, repeated
+        return self
+
+
 def joined(headers: Sequence[Header], name: bytes) -> bytes | None:
     """All values of a list field as one, in order (RFC 9110 section 5.3); None where there is no such field."""
     return b", ".join(get_all(headers, name)) or None
 
 
-def get_all(headers: Sequence[Header], name: bytes) -> list[bytes]:
+def get_all(headers: Sequence[Header], name: bytes) -> Sequence[bytes]:
     """The values of all lines called `name` (in any case), in order."""
     wanted = name.lower()
+    if isinstance(headers, Fields):
+        value = headers.first.get(wanted)
+        return () if value is None else headers.repeated.get(wanted) or (value,)
     return [value for given, value in headers if given.lower() == wanted]
 
 
 def get(headers: Sequence[Header], name: bytes) -> bytes | None:
     """The value of the first line called `name` (in any case), `None` if there is none."""
+    if isinstance(headers, Fields):
+        return headers.first.get(name.lower())
     values = get_all(headers, name)
     return values[0] if values else None
 
 
 def hop_by_hop(headers: Sequence[Header]) -> frozenset[bytes]:
     """The lower-case names of the lines that end at this hop: the fixed set and the valid nominations."""
-    nominated = {
-        option.strip(b" \t").lower() for line in get_all(headers, b"connection") for option in line.split(b",")
-    }
-    return HOP_BY_HOP | (nominated - UNNOMINABLE - {b""})
+    return HOP_BY_HOP | _nominated(headers)
+
+
+def _nominated(headers: Sequence[Header]) -> frozenset[bytes]:
+    lines = get_all(headers, b"connection")
+    if not lines:
+        return frozenset()
+    return (
+        frozenset(option.strip(b" \t").lower() for line in lines for option in line.split(b",")) - UNNOMINABLE - {b""}
+    )
 
 
 def upstream_headers(
@@ -130,25 +172,27 @@ def upstream_headers(
         framing: `content-length` or `transfer-encoding: chunked` for the body that will be sent; it stands
             where the client's framing stood. `None` for a request without a body.
     """
+    fields = Fields(headers)
     places: dict[bytes, Header] = {}
     last: list[Header] = []
     for ours, candidates in ((framing, _FRAMING), (credential.header if credential else None, PRECEDENCE)):
         if ours is None:
             continue
-        line = _spelling(headers, ours[0]), ours[1]
-        place = next((name for name in candidates if get(headers, name) is not None), None)
-        if place is None:
-            last.append(line)
+        for name in candidates:
+            if name in fields.first:
+                places[name] = ours
+                break
         else:
-            places[place] = line
-    ended = hop_by_hop(headers) | {b"host", b"content-length", b"expect"}
-    lines: list[Header] = [(_spelling(headers, b"Host"), host)]
-    for name, value in headers:
-        lower = name.lower()
-        if (placed := places.pop(lower, None)) is not None:
-            lines.append(placed)
-        elif lower not in ended and lower.replace(b"_", b"-") not in CREDENTIALS:
-            lines.append((name, value))
+            last.append((_spelling(fields, ours[0]), ours[1]))
+    ended = _NOT_UPSTREAM | nominated if (nominated := _nominated(fields)) else _NOT_UPSTREAM
+    lines: list[Header] = [(_spelling(fields, b"Host"), host)]
+    for line in fields:
+        lower = line[0].lower()
+        if lower in places:
+            name, value = places.pop(lower)
+            lines.append((line[0] if name.lower() == lower else _spelling(fields, name), value))
+        elif lower not in ended and (b"_" not in lower or lower.replace(b"_", b"-") not in CREDENTIALS):
+            lines.append(line)
     return [*lines, *last, (b"Via", via)]
 
 
@@ -162,10 +206,10 @@ def downstream_headers(headers: Sequence[Header], *, via: bytes, extra: Sequence
         via: our entry, see `via`.
         extra: our own lines; they replace the upstream's lines of the same name and come last.
     """
-    ended = hop_by_hop(headers) | {name.lower() for name, _ in extra}
+    ended = {name.lower() for name, _ in extra} | _nominated(headers)
     if get(headers, b"transfer-encoding") is not None:
-        ended |= {b"content-length"}
-    kept = [(name, value) for name, value in headers if name.lower() not in ended]
+        ended.add(b"content-length")
+    kept = [line for line in headers if (lower := line[0].lower()) not in HOP_BY_HOP and lower not in ended]
     return [*kept, (b"Via", via), *extra]
 
 
@@ -241,19 +285,24 @@ def is_loop(headers: Sequence[Header], pseudonym: bytes) -> bool:
     return False
 
 
-def _spelling(headers: Sequence[Header], name: bytes) -> bytes:
+def _spelling(fields: Fields, name: bytes) -> bytes:
     """How the client writes `name`; `name` itself if it does not."""
     lower = name.lower()
-    return next((given for given, _ in headers if given.lower() == lower), name)
+    if lower not in fields.first:
+        return name
+    return next(given for given, _ in fields if given.lower() == lower)
 
 
 def _credentials(headers: Sequence[Header]) -> dict[bytes, bytes]:
     """The values of the headers in `PRECEDENCE`, by lower-case name, if each has only one."""
     given: dict[bytes, bytes] = {}
-    for name, value in headers:
-        lower, key = name.lower(), value.strip(b" \t")
-        if lower in PRECEDENCE and given.setdefault(lower, key) != key:
-            raise BadRequest(f"ambiguous credentials: {lower.decode()} is given twice with different values")
+    fields = Fields(headers)
+    for name in PRECEDENCE:
+        if (value := fields.first.get(name)) is None:
+            continue
+        given[name] = key = value.strip(b" \t")
+        if any(other.strip(b" \t") != key for other in fields.repeated.get(name, ())):
+            raise BadRequest(f"ambiguous credentials: {name.decode()} is given twice with different values")
     return given
 
 

@@ -37,8 +37,11 @@ def canonical(name: str) -> str:
     return name.removesuffix("[1m]")
 
 
+AMOUNT_DECIMALS: Final = 9  # that an amount may have
+
+
 def _amount(value: object) -> Fraction:
-    if not isinstance(value, str) or not re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?", value):
+    if not isinstance(value, str) or not re.fullmatch(rf"[0-9]{{1,9}}(\.[0-9]{{1,{AMOUNT_DECIMALS}}})?", value):
         raise ValueError('must be a decimal number written as text, such as "0.125"')
     return Fraction(value)
 

@@ -4,8 +4,9 @@
     total = input + output + cache read + cache write + tools
 
 Rules:
-- Exact rational arithmetic, never a float. Each of the five parts is rounded once, to the nearest nano-dollar, a tie
-  to the even neighbour (so that many small rows do not drift one way); the total is the sum of the rounded parts.
+- Exact whole-number arithmetic, never a float: in a unit so small that every product of four amounts is a whole number
+  of it. Each of the five parts is rounded once, to the nearest nano-dollar, a tie to the even neighbour (so that many
+  small rows do not drift one way); the total is the sum of the rounded parts.
 - Never a guess: an unknown model, region, speed, kind of iteration or day is `Unpriced` with a reason, not 0.
 - `iterations` are billed one by one, each at its own model and by the length of its own prompt; the counts of the
   whole answer only where there are none. An executor's attempt that was declined before any output is not billed.
@@ -20,15 +21,17 @@ This file does not know the JSON of usage, the clock, or how prices are written 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from datetime import date
 from fractions import Fraction
 from functools import cache
 from importlib import resources
 from typing import Final
 
-from tproxy.protocol.prices import Model, PriceFault, Table, canonical, holding
+from msgspec import Struct
+
+from tproxy.protocol.prices import AMOUNT_DECIMALS, Model, PriceFault, Table, canonical, holding
 
 __all__ = ["Bill", "Cost", "IterationTokens", "PriceBook", "PriceFault", "Tokens", "Unpriced", "built_in"]
 
@@ -41,10 +44,11 @@ _DAY_US: Final = 86_400_000_000
 _EPOCH: Final = date(1970, 1, 1).toordinal()
 _NANO_PER_TOKEN: Final = 1_000  # at one dollar per million tokens
 _NANO_PER_DOLLAR: Final = 1_000_000_000
+_UNITS: Final[int] = 10 ** (4 * AMOUNT_DECIMALS)  # in a nano-dollar: a price and three factors multiply
+_MAX_RATES: Final = 1_024
 
 
-@dataclass(frozen=True, slots=True)
-class Tokens:
+class Tokens(Struct, frozen=True, gc=False):
     """Counts as the upstream reports them. `input` is the uncached part only; thinking is in `output`."""
 
     input: int = 0
@@ -59,8 +63,7 @@ class Tokens:
         return self.input + self.cache_write_5m + self.cache_write_1h + self.cache_read
 
 
-@dataclass(frozen=True, slots=True)
-class IterationTokens:
+class IterationTokens(Struct, frozen=True):
     """One entry of `usage.iterations`: `kind` is its `type`, `model` is None where it names none."""
 
     kind: str
@@ -68,8 +71,7 @@ class IterationTokens:
     tokens: Tokens
 
 
-@dataclass(frozen=True, slots=True)
-class Bill:
+class Bill(Struct, frozen=True):
     """What is to be priced.
 
     Attributes:
@@ -98,8 +100,7 @@ class Bill:
     asked_model: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Cost:
+class Cost(Struct, frozen=True, gc=False):
     """Whole nano-dollars at list price. `total_nano` is the sum of the parts."""
 
     total_nano: int
@@ -111,8 +112,7 @@ class Cost:
     version: str
 
 
-@dataclass(frozen=True, slots=True)
-class Unpriced:
+class Unpriced(Struct, frozen=True, gc=False):
     """No price is known; `reason` says of what."""
 
     reason: str
@@ -122,18 +122,21 @@ class _NoPrice(Exception):
     """Why a bill has no price, on its way to `PriceBook.price`."""
 
 
-def _billed(bill: Bill) -> Iterator[tuple[str, Tokens]]:
-    """Yield model and counts of each attempt that is billed.
+def _billed(bill: Bill) -> Iterable[tuple[str, Tokens]]:
+    """Model and counts of each attempt that is billed."""
+    if bill.iterations:
+        return _billed_iterations(bill, bill.iterations)
+    return () if bill.refused_unbilled else ((bill.model, bill.tokens),)
+
+
+def _billed_iterations(bill: Bill, iterations: Sequence[IterationTokens]) -> Iterable[tuple[str, Tokens]]:
+    """Yield what is billed of `iterations`.
 
     An attempt without output was declined if another one served after it (its entry is the `fallback_message`) or
     if the whole answer is such a refusal. Else it is the pre-warming of a cache (`max_tokens: 0`), which is billed.
     """
-    if not bill.iterations:
-        if not bill.refused_unbilled:
-            yield bill.model, bill.tokens
-        return
     declined = bill.refused_unbilled
-    for entry in reversed(bill.iterations):
+    for entry in reversed(iterations):
         model = entry.model
         if entry.kind in _AT_ASKED_MODEL:
             model = model or bill.asked_model or bill.model
@@ -146,11 +149,20 @@ def _billed(bill: Bill) -> Iterator[tuple[str, Tokens]]:
         declined = declined or entry.kind == "fallback_message"
 
 
+# What a token of each of `_CLASSES` costs, in units; None where the model has no price for it.
+_Rates = tuple[int | None, ...]
+
+
 @dataclass(frozen=True, slots=True)
 class PriceBook:
     """Prices to reckon with. Made by `built_in` and `with_overrides`."""
 
     table: Table
+    # Found once for a model, its day and its circumstances: from how many tokens of prompt on, which rates; the
+    # longest prompts first.
+    _rates: dict[tuple[str, int, str | None, str | None, bool], Sequence[tuple[int, _Rates]]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     @property
     def version(self) -> str:
@@ -159,55 +171,81 @@ class PriceBook:
 
     def price(self, bill: Bill) -> Cost | Unpriced:
         """The cost of `bill`, or why none is known."""
-        exact = dict.fromkeys(_CLASSES, Fraction(0))
+        units = [0, 0, 0, 0, 0]  # by class
         searches = 0 if bill.refused_unbilled and not bill.iterations else bill.web_searches
         try:
             if searches < 0:
                 raise _NoPrice("the count of web searches is negative")
             for name, tokens in _billed(bill):
-                self._add(exact, name, tokens, bill)
+                self._add(units, name, tokens, bill)
         except _NoPrice as reason:
             return Unpriced(str(reason))
-        uncached = round(exact["input"])
-        output = round(exact["output"])
-        read = round(exact["cache_read"])
-        write = round(exact["cache_write_5m"] + exact["cache_write_1h"])
-        tools = round(searches * self.table.web_search * _NANO_PER_DOLLAR)
+        uncached, write_5m, write_1h, read, output = units
+        nano_input, nano_output, nano_read = _nearest(uncached), _nearest(output), _nearest(read)
+        nano_write = _nearest(write_5m + write_1h)
+        tools = round(searches * self.table.web_search * _NANO_PER_DOLLAR) if searches else 0
         return Cost(
-            total_nano=uncached + output + read + write + tools,
-            input_nano=uncached,
-            output_nano=output,
-            cache_read_nano=read,
-            cache_write_nano=write,
+            total_nano=nano_input + nano_output + nano_read + nano_write + tools,
+            input_nano=nano_input,
+            output_nano=nano_output,
+            cache_read_nano=nano_read,
+            cache_write_nano=nano_write,
             tools_nano=tools,
-            version=self.version,
+            version=self.table.version,
         )
 
-    def _add(self, exact: dict[str, Fraction], name: str, tokens: Tokens, bill: Bill) -> None:
-        """Add to `exact` what one attempt costs, in nano-dollars."""
-        shown = repr(name[:100])
+    def _add(self, units: list[int], name: str, tokens: Tokens, bill: Bill) -> None:
+        """Add what one attempt costs to `units`."""
+        counts = (tokens.input, tokens.cache_write_5m, tokens.cache_write_1h, tokens.cache_read, tokens.output)
+        rates = self._rates_of(name, sum(counts) - tokens.output, bill)
+        for i, count in enumerate(counts):
+            if count:
+                rate = rates[i]
+                if count < 0:
+                    raise _NoPrice(f"the count of {_CLASSES[i]} tokens is negative")
+                if rate is None:
+                    raise _NoPrice(f"model {name[:100]!r} has no price for {_CLASSES[i]} tokens")
+                units[i] += count * rate
+
+    def _rates_of(self, name: str, prompt: int, bill: Bill) -> _Rates:
+        """What a token costs of an attempt with a prompt of that length."""
+        key = name, bill.at_us // _DAY_US, bill.speed, bill.geo, bill.batch
+        for over, rates in self._rates.get(key, ()):
+            if prompt > over:
+                return rates
+        found = self._resolved(name, prompt, bill)  # raises where there is no price: only what has one is kept
+        model = self.table.models[canonical(name)]
+        # A row holds for every prompt that is longer than its bound. So the prices change at bounds alone, and below
+        # the first bound without a price there is none.
+        tiers = []
+        for over in sorted({row.over for row in (*model.price, *model.fast)}, reverse=True):
+            try:
+                tiers.append((over, self._resolved(name, over + 1, bill)))
+            except _NoPrice:
+                break
+        if len(self._rates) >= _MAX_RATES:
+            self._rates.clear()
+        self._rates[key] = tiers
+        return found
+
+    def _resolved(self, name: str, prompt: int, bill: Bill) -> _Rates:
+        """The rates as the table says them."""
         model = self.table.models.get(canonical(name))
         if model is None:
-            raise _NoPrice(f"unknown model {shown}")
+            raise _NoPrice(f"unknown model {name[:100]!r}")
         day = date.fromordinal(_EPOCH + bill.at_us // _DAY_US)
-        price = holding(model.price, day, tokens.prompt)
+        price = holding(model.price, day, prompt)
         if price is None:
-            raise _NoPrice(f"no price of model {shown} holds on {day}")
-        factor = _NANO_PER_TOKEN * self._factor(model, day, tokens, bill)
-        for kind in _CLASSES:
-            count: int = getattr(tokens, kind)
-            per_million: Fraction | None = getattr(price, kind)
-            if count < 0:
-                raise _NoPrice(f"the count of {kind} tokens is negative")
-            if count and per_million is None:
-                raise _NoPrice(f"model {shown} has no price for {kind} tokens")
-            exact[kind] += count * (per_million or 0) * factor
+            raise _NoPrice(f"no price of model {name[:100]!r} holds on {day}")
+        factor = _NANO_PER_TOKEN * _UNITS * self._factor(model, day, prompt, bill)
+        per_million = [getattr(price, kind) for kind in _CLASSES]
+        return tuple(None if each is None else int(each * factor) for each in per_million)
 
-    def _factor(self, model: Model, day: date, tokens: Tokens, bill: Bill) -> Fraction:
+    def _factor(self, model: Model, day: date, prompt: int, bill: Bill) -> Fraction:
         """Fast mode, region and batch together. They multiply; only fast mode and batches exclude each other."""
         factor = self.table.batch if bill.batch else Fraction(1)
         if bill.speed == "fast":
-            fast = holding(model.fast, day, tokens.prompt)
+            fast = holding(model.fast, day, prompt)
             if fast is None or bill.batch:
                 raise _NoPrice(f"model {model.id!r} has no fast mode {'in batches' if bill.batch else f'on {day}'}")
             factor *= fast.factor
@@ -234,6 +272,14 @@ class PriceBook:
             PriceFault: with all faults of the file.
         """
         return PriceBook(self.table.overridden(toml_bytes, place))
+
+
+def _nearest(units: int) -> int:
+    """So many units as whole nano-dollars."""
+    if not units:
+        return 0
+    whole, rest = divmod(units, _UNITS)
+    return whole + (2 * rest + (whole & 1) > _UNITS)  # a half goes up from an odd number
 
 
 @cache

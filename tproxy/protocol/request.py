@@ -21,7 +21,7 @@ Not known here: which requests have such a body, and whether the body was compre
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import TypeVar
 
 import msgspec
@@ -42,8 +42,7 @@ _NULL = Raw(b"null")
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RequestFacts:
+class RequestFacts(msgspec.Struct, frozen=True, kw_only=True):
     """What a request body says of itself; `None` where it says nothing, or nothing that can be relied upon.
 
     `user_id` is `metadata.user_id`, `session` the session named inside it (the form of Claude Code).
@@ -76,6 +75,15 @@ class _LitellmMetadata(msgspec.Struct):
 
 class _ClaudeCodeUser(msgspec.Struct):
     session_id: Raw = Raw()
+
+
+_decode_text = msgspec.json.Decoder(str).decode
+_decode_int = msgspec.json.Decoder(int).decode
+_decode_bool = msgspec.json.Decoder(bool).decode
+_decode_list = msgspec.json.Decoder(list[Raw]).decode
+_decode_metadata = msgspec.json.Decoder(_Metadata).decode
+_decode_litellm_metadata = msgspec.json.Decoder(_LitellmMetadata).decode
+_decode_claude_code_user = msgspec.json.Decoder(_ClaudeCodeUser).decode
 
 
 class _Name:
@@ -111,18 +119,18 @@ def read_request(body: bytes) -> RequestFacts:
         values[name] = _NULL
 
     problem = None
-    model = _value(values.get("model"), str, _MAX_TEXT_BYTES)
+    model = _value(values.get("model"), _decode_text, _MAX_TEXT_BYTES)
     if repeated:
         problem = f"The member {repeated[0]!r} occurs more than once."
     elif "model" in values and (model is None or len(model) > _MAX_TEXT or "\0" in model):
         model = None
         problem = f"The member 'model' is not a text of at most {_MAX_TEXT} characters."
-    max_tokens = _value(values.get("max_tokens"), int)
+    max_tokens = _value(values.get("max_tokens"), _decode_int)
     user_id, session = _metadata(values.get("metadata"))
     litellm_user, litellm_tags = _litellm_metadata(values.get("litellm_metadata"))
     return RequestFacts(
         model=model,
-        stream=_value(values.get("stream"), bool) or False,
+        stream=_value(values.get("stream"), _decode_bool) or False,
         max_tokens=max_tokens if max_tokens is not None and 0 <= max_tokens <= _MAX_INTEGER else None,
         user_id=user_id,
         session=session,
@@ -210,19 +218,22 @@ def _members(body: bytes) -> list[tuple[str, Raw]]:
     return [(name.text, value) for name, value in found.items()]
 
 
-def _value(raw: Raw | None, kind: type[T], max_bytes: int = _MAX_METADATA_BYTES) -> T | None:
+def _value(raw: Raw | None, decode: Callable[[Raw], T], max_bytes: int = _MAX_METADATA_BYTES) -> T | None:
     """The value of a member, or `None` where it is absent, null, not of this kind, or spelled in too many bytes."""
     if raw is None or not 0 < len(memoryview(raw)) <= max_bytes:
         return None
     try:
-        return msgspec.json.decode(raw, type=kind)
+        return decode(raw)
     except (ValueError, RecursionError):
         return None
 
 
 def _text(raw: Raw | None) -> str | None:
     """A text as it is kept for attribution: not empty, no NUL, at most 256 characters."""
-    text = _value(raw, str, _MAX_TEXT_BYTES)
+    return _kept(_value(raw, _decode_text, _MAX_TEXT_BYTES)) if raw is not None else None
+
+
+def _kept(text: str | None) -> str | None:
     return text.replace("\0", "")[:_MAX_TEXT] or None if text else None
 
 
@@ -232,23 +243,23 @@ _OLD_SESSION = re.compile(r"user_.*_session_([0-9A-Za-z-]{1,64})", re.DOTALL)
 
 def _metadata(raw: Raw | None) -> tuple[str | None, str | None]:
     """The user and the session from `metadata`. Claude Code puts a JSON object into the user's id as a string."""
-    metadata = _value(raw, _Metadata)
+    metadata = _value(raw, _decode_metadata)
     if metadata is None:
         return None, None
-    user_id = _value(metadata.user_id, str, _MAX_TEXT_BYTES)
+    user_id = _value(metadata.user_id, _decode_text, _MAX_TEXT_BYTES)
     if not user_id:
         return None, None
     old = _OLD_SESSION.fullmatch(user_id)
-    user = _value(Raw(user_id), _ClaudeCodeUser)
+    user = _value(Raw(user_id), _decode_claude_code_user)
     session = old[1] if old else _text(user.session_id) if user else None
-    return _text(metadata.user_id), session
+    return _kept(user_id), session
 
 
 def _litellm_metadata(raw: Raw | None) -> tuple[str | None, tuple[str, ...]]:
     """The user and the tags from `litellm_metadata`: tags that are texts, in their order, each once."""
-    metadata = _value(raw, _LitellmMetadata)
+    metadata = _value(raw, _decode_litellm_metadata)
     if metadata is None:
         return None, ()
-    spelled = _value(metadata.tags, list[Raw], _MAX_TAG_BYTES) or ()
+    spelled = _value(metadata.tags, _decode_list, _MAX_TAG_BYTES) or ()
     tags = dict.fromkeys(tag for item in spelled if (tag := _text(item)))
     return _text(metadata.user), tuple(tags)[:_MAX_TAGS]

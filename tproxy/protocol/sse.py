@@ -6,6 +6,8 @@ Bytes go in as they came from the network, cut anywhere; whole events come out. 
 - The memory is bounded by `max_line` + `max_event`, and an event by `MAX_DATA_LINES`. Past a bound the parser gives
   up for good, since what follows would be guesswork.
 - Data stays bytes: only the reader knows whether they are JSON, and a cut inside a character does no harm.
+- An event as nearly all are, two lines with a name that is known, is taken apart as a whole; the rest is read line by
+  line. The two ways give the same, and each may take over from the other at any blank line.
 
 Not known here: HTTP, JSON, and what the events mean.
 """
@@ -20,6 +22,24 @@ BOM = b"\xef\xbb\xbf"
 LF = 0x0A
 MAX_DATA_LINES = 10_000
 _BLANK_LINES = re.compile(rb"\n{3,}")
+
+# The first lines of events as the Messages API sends them.
+_NAMES = {
+    b"event: " + name.encode(): name
+    for name in (
+        "content_block_delta",
+        "content_block_start",
+        "content_block_stop",
+        "error",
+        "message_delta",
+        "message_start",
+        "message_stop",
+        "ping",
+    )
+}
+_LONGEST_NAME = max(map(len, _NAMES))
+_DATA = len(b"data: ")
+_tuple = tuple.__new__
 
 
 class Event(NamedTuple):
@@ -61,6 +81,7 @@ class SSEParser:
         "_max_event",
         "_max_line",
         "_overflow",
+        "_plain",
         "_retry",
         "_tail",
     )
@@ -68,6 +89,8 @@ class SSEParser:
     def __init__(self, max_line: int = 1 << 20, max_event: int = 4 << 20) -> None:
         self._max_line = max_line
         self._max_event = max_event
+        # The most data that an event may have to be taken apart as a whole: whether it is too long is seen elsewhere.
+        self._plain = min(max_line - _DATA, max_event) if max_line >= _LONGEST_NAME else -1
         self._tail = bytearray()  # the last line, as far as it has come
         self._after_cr = False  # the last byte was a CR: an LF that follows belongs to it
         self._at_start = True  # no line has ended yet: the first one may open with a BOM
@@ -104,17 +127,36 @@ class SSEParser:
             chunk = chunk.removeprefix(BOM)
         if b"\n\n\n" in chunk:
             chunk = _BLANK_LINES.sub(b"\n\n", chunk)  # one blank line says as much as many, and costs less
-        if not has_cr:
-            lines = chunk.split(b"\n")
-            rest = lines.pop()
-        else:
+        events: list[Event] = []
+        if has_cr:
             lines = chunk.splitlines()  # of bytes: at LF, CR and CRLF only
             self._after_cr = chunk.endswith(b"\r")
             rest = b"" if chunk.endswith((b"\r", b"\n")) else lines.pop()
-        events: list[Event] = []
+        else:
+            blocks = chunk.split(b"\n\n")
+            begun = blocks.pop()
+            if blocks:
+                self._read_blocks(blocks, events)
+            if not begun:
+                return events
+            lines = begun.split(b"\n")
+            rest = lines.pop()
         self._read(lines, events)
         self._keep(rest, events)
         return events
+
+    def _read_blocks(self, blocks: Sequence[bytes], events: list[Event]) -> None:
+        """Interpret what stands before each of some blank lines, adding to `events`."""
+        begun = self._data is not None or self._event != b""
+        for block in blocks:
+            head, _, data = block.partition(b"\ndata: ")
+            name = _NAMES.get(head)
+            if name is None or begun or not 0 < len(data) <= self._plain or b"\n" in data:
+                self._read([*block.split(b"\n"), b""], events)
+                begun = False
+            else:
+                # As `Event(…)`, which a named tuple does in Python.
+                events.append(_tuple(Event, (name, data, self._id, self._retry)))
 
     def _keep(self, rest: bytes, events: Sequence[Event] = ()) -> None:
         self._tail += rest

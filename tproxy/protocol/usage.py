@@ -13,7 +13,6 @@ Not known here: prices; how the connection ended; the framing of events (`sse`).
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import ClassVar, TypeVar
 
 import msgspec
@@ -30,8 +29,7 @@ _MAX_COUNTED = 64 * 1024  # characters of one delta
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
+class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     """What is known of an answer so far, or at its end.
 
     Attributes:
@@ -62,6 +60,9 @@ class Outcome:
     odd_usage: bool
 
 
+_ABSENT = Raw()
+
+
 class _Delta(msgspec.Struct, gc=False):
     type: str = ""
     text: str | None = None
@@ -78,26 +79,30 @@ class _Block(msgspec.Struct):
     type: str = ""
     name: str | None = None  # of a tool call, whoever runs it
     text: str | None = None
-    to: Raw = Raw()  # of a fallback
+    to: Raw = _ABSENT  # of a fallback
 
 
 class _Object(msgspec.Struct):
     """An event, a message, an error: its values are read one by one, so that an odd one spoils no other."""
 
-    type: Raw = Raw()
-    id: Raw = Raw()
-    model: Raw = Raw()
-    content: Raw = Raw()
-    content_block: Raw = Raw()
-    delta: Raw = Raw()
-    message: Raw = Raw()
-    stop_reason: Raw = Raw()
-    usage: Raw = Raw()
-    error: Raw = Raw()
+    type: Raw = _ABSENT
+    id: Raw = _ABSENT
+    model: Raw = _ABSENT
+    content: Raw = _ABSENT
+    content_block: Raw = _ABSENT
+    delta: Raw = _ABSENT
+    message: Raw = _ABSENT
+    stop_reason: Raw = _ABSENT
+    usage: Raw = _ABSENT
+    error: Raw = _ABSENT
 
 
 _NULL = Raw(b"null")
 _decode_delta = msgspec.json.Decoder(_DeltaEvent).decode
+_decode_object = msgspec.json.Decoder(_Object).decode
+_decode_block = msgspec.json.Decoder(_Block).decode
+_decode_blocks = msgspec.json.Decoder(list[_Block]).decode
+_decode_text = msgspec.json.Decoder(str).decode
 
 # Blocks that hold no output before a delta comes; `fallback` never holds any.
 _EMPTY_AT_START = frozenset({"text", "thinking", "compaction", "fallback"})
@@ -129,7 +134,7 @@ class UsageReader:
             elif event_name == "message_stop":
                 self._stopped = True
             elif (step := self._STEPS.get(event_name)) is not None:
-                step(self, msgspec.json.decode(data, type=_Object))
+                step(self, _decode_object(data))
             elif event_name not in _SILENT:
                 self._odd += 1
         except (ValueError, RecursionError):
@@ -143,7 +148,7 @@ class UsageReader:
     def feed_json(self, body: bytes) -> None:
         """Take the whole body of an answer that is not a stream. Only a `message` has a usage that is billed."""
         try:
-            answer = msgspec.json.decode(body, type=_Object)
+            answer = _decode_object(body)
         except (ValueError, RecursionError):
             self._odd += 1
             return
@@ -153,7 +158,7 @@ class UsageReader:
         if self._text(answer.type) == "message":
             self._message(answer)
             crowded = bytes(answer.content).count(b"{") > _MAX_BLOCKS
-            blocks = None if crowded else self._read(answer.content, list[_Block])
+            blocks = None if crowded else self._read(answer.content, _decode_blocks)
             self._output_seen = blocks is None or any(map(_holds_output, blocks))
             for block in blocks or ():
                 self._fallback(block)
@@ -195,7 +200,7 @@ class UsageReader:
     def _content_block_start(self, event: _Object) -> None:
         self.first_content_seen = True
         self._final = False
-        block = self._read(event.content_block, _Block) or _Block()
+        block = self._read(event.content_block, _decode_block) or _Block()
         if block.name:
             self._counter.tool_call(block.name[:_MAX_TEXT])
         elif block.text:
@@ -233,21 +238,21 @@ class UsageReader:
         if block.type == "fallback":
             self._model = self._text(self._object(block.to).model) or self._model
 
-    def _read(self, raw: Raw, kind: type[T]) -> T | None:
+    def _read(self, raw: Raw, decode: Callable[[Raw], T]) -> T | None:
         """A value by itself, or `None` where it is absent, null or, which is odd, of another kind."""
-        if not len(memoryview(raw)) or raw == _NULL:
+        if raw is _ABSENT or raw == _NULL:
             return None
         try:
-            return msgspec.json.decode(raw, type=kind)
+            return decode(raw)
         except (ValueError, RecursionError):
             self._odd += 1
             return None
 
     def _object(self, raw: Raw) -> _Object:
-        return self._read(raw, _Object) or _Object()
+        return self._read(raw, _decode_object) or _Object()
 
     def _text(self, raw: Raw) -> str | None:
-        text = self._read(raw, str)
+        text = self._read(raw, _decode_text)
         return text[:_MAX_TEXT] if text else None
 
 

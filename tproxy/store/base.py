@@ -24,6 +24,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import msgspec
 import trio
 
 # How an exchange ended (`Closing.ended`).
@@ -54,8 +55,7 @@ SOFT = "soft"  # nothing: only a budget that is spent refuses
 COUNTED = "counted"  # nothing, and nothing refuses: the cost is booked
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Opening:
+class Opening(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What is known of an exchange when it is admitted.
 
     `id` is a UUID of version 7 as text. `caller` is the stable id of who asks (`key:<sha256 hex>`, `master`,
@@ -85,8 +85,7 @@ class Opening:
     user_agent: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Closing:
+class Closing(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What an exchange came to. With `ended=OPEN`: what is known of it so far.
 
     Token counts are as the upstream reports them; `input_tokens` is the uncached part only. `status` is the one
@@ -192,7 +191,8 @@ class Ticket(Protocol):
         """The budgets that were claimed, as they stand with the claim in them; known once `admitted` has returned."""
 
     async def admitted(self) -> Refusal | None:
-        """Return once it is decided whether the claims are held, and durably so.
+        """Return once it is decided whether the claims are held. That stands, but need not be durable yet; only what is
+        held HARD is.
 
         Returns:
             None: they are, and the row is open. A refusal: nothing is held, there is no row and none is to be closed.
@@ -202,7 +202,7 @@ class Ticket(Protocol):
         """
 
     async def durable(self) -> None:
-        """Return when the row would survive a kill -9 and a power cut.
+        """Return when the row would survive a kill -9 and a power cut: before that, no byte of an answer goes out.
 
         Raises:
             LedgerUnavailable: it could not be written.

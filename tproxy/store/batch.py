@@ -8,8 +8,10 @@
 | close | the row says how it ended; what it cost is booked, what it held given back, the sums are added to |
 | change | what an operator changes |
 
-An entry that fails for a reason of its own is undone by itself and does not fail the others (`rows.ROW_FAULTS`). Of a
-close, what matters most is then written all the same: that the exchange has ended, with what it held booked.
+An entry that fails for a reason of its own (`rows.ROW_FAULTS`) does not fail the others. For this the entries are
+written apart: then such a one is undone by itself, and of a close, what matters most is written all the same: that the
+exchange has ended, with what it held booked. Entries that are written together cost less, and one that fails raises:
+the transaction is then to be undone, and all of them written apart.
 
 It does not know threads, tickets or commits (`writer`).
 """
@@ -18,14 +20,17 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from dataclasses import dataclass, field
 from typing import TypeVar
 from zoneinfo import ZoneInfo
+
+from msgspec.structs import replace
 
 from tproxy.store import claims as claim
 from tproxy.store import rows
 from tproxy.store.base import CLIENT_GONE, EXACT, Claim, Closing, Opening, Refusal, Standing
+from tproxy.store.budgets import Budgets
 from tproxy.store.claims import Decision, Settlement
 from tproxy.store.customers import Customers
 from tproxy.store.sums import Sums
@@ -33,6 +38,7 @@ from tproxy.store.sums import Sums
 T = TypeVar("T")
 
 _ADMITTED = Decision(None, ())
+_TOGETHER = nullcontext()
 
 
 @dataclass(slots=True)
@@ -49,51 +55,68 @@ class Told:
 
 
 class Batch:
-    """The entries of one transaction, which the caller has begun; `finish` before it is committed.
+    """The entries of one transaction, which the caller has begun; `finish` before it is committed. Where it is undone,
+    `customers` and `budgets` are to be told.
 
     Args:
         now_us: the time for all of them.
         zone: where the calendar's periods begin and end.
+        apart: each entry can fail by itself. Otherwise every method may raise `ROW_FAULTS`, and the batch has failed.
     """
 
-    def __init__(self, connection: sqlite3.Connection, now_us: int, zone: ZoneInfo, customers: Customers) -> None:
+    def __init__(
+        self,
+        connection: sqlite3.Connection,
+        now_us: int,
+        zone: ZoneInfo,
+        customers: Customers,
+        budgets: Budgets,
+        *,
+        apart: bool,
+    ) -> None:
         self.told = Told()
         self._connection = connection
         self._now_us = now_us
-        self._zone = zone
         self._customers = customers
+        self._budgets = budgets
+        self._apart = apart
+        self._refused_for = rows.ROW_FAULTS if apart else ()
         self._sums = Sums()
+        budgets.begin(connection, now_us, zone)
 
-    def open(self, opening: Opening, claims: Sequence[Claim]) -> Decision:
-        """A new row, if all claims can be held.
+    def open(self, opening: Opening, claims: Sequence[Claim], *, let_in: bool = False) -> Decision | str:
+        """A new row, if all claims can be held. Returns what was decided of them, or why it cannot be recorded.
 
-        Raises:
-            ROW_FAULTS: it cannot be recorded.
+        Args:
+            let_in: that was decided and told before, and then its commit failed, or seemed to: it has a row now.
         """
-        if not claims and opening.customer is None:
-            rows.insert(self._connection, opening)
-            return _ADMITTED
-        with self._whole():
-            decision = _ADMITTED
-            if claims:
-                decision = claim.hold(self._connection, opening.id, claims, self._now_us, self._zone)
-            if decision.refusal is None:
-                rows.insert(self._connection, opening)
-                self._customers.meet(self._connection, opening, self.told.faults)
-            return decision
+        try:
+            with self._whole():
+                if let_in and rows.is_there(self._connection, opening.id):
+                    return _ADMITTED
+                decision = _ADMITTED
+                if claims:
+                    decision = claim.hold(self._connection, self._budgets, opening.id, claims, let_in=let_in)
+                if decision.refusal is None:
+                    rows.insert(self._connection, opening)
+                    self._customers.meet(self._connection, opening, self.told.faults)
+                return decision
+        except self._refused_for as fault:
+            self.told.faults.append(f"open of {opening.id} refused: {fault}")
+            return "The exchange cannot be recorded."
 
     def note(self, closing: Closing) -> None:
         try:
             rows.note(self._connection, closing)
-        except rows.ROW_FAULTS as fault:
+        except self._refused_for as fault:
             self.told.faults.append(f"note of {closing.id} refused: {fault}")
 
     def extend(self, exchange: str, amount_nano: int) -> Refusal | None:
         """Hold more, where that can be; see `claims.extend`."""
         try:
             with self._whole():
-                return claim.extend(self._connection, exchange, amount_nano, self._now_us, self._zone)
-        except rows.ROW_FAULTS as fault:
+                return claim.extend(self._connection, self._budgets, exchange, amount_nano)
+        except self._refused_for as fault:
             self.told.faults.append(f"extension of {exchange} refused: {fault}")
             return None
 
@@ -116,16 +139,18 @@ class Batch:
                     self._sums.add(opening if caller == opening.caller else replace(opening, caller=caller), closing)
             if caller is None and refusal is not rows.ALREADY:
                 self.told.faults.append(f"close of {closing.id} refused: {refusal}")
-        except rows.ROW_FAULTS as fault:
+        except self._refused_for as fault:
             self.told.faults.append(f"close of {closing.id} written without its figures: {fault}")
             with suppress(*rows.ROW_FAULTS), self._whole():
                 self._close_bare(closing, None if opened else opening)
 
     def change(self, change: Callable[[sqlite3.Connection], T]) -> T:
-        """Let `change` do what it does; what it raises undoes it."""
-        self._sums.flush(self._connection)  # it sees the sums of all that came before it
-        with self._whole():
-            result = change(self._connection)
+        """Let `change` do what it does; what it raises undoes it. After `finish`, so that it sees what came before."""
+        try:
+            with self._savepoint():
+                result = change(self._connection)
+        finally:
+            self._budgets.forget()
         self.told.freed_all = True  # a limit may be higher now, or a figure lower
         return result
 
@@ -135,11 +160,12 @@ class Batch:
         for opening, closing in lost:
             self._settle(closing, (), lost=True)
             self._sums.add(opening, closing)
-        claim.release_all(self._connection)
+        claim.release_all(self._connection, self._budgets)
         return len(lost)
 
     def finish(self) -> None:
-        """Write what was gathered."""
+        """Write what was gathered so far."""
+        self._budgets.flush()
         self._sums.flush(self._connection)
 
     def _close_bare(self, closing: Closing, opening: Opening | None) -> None:
@@ -155,16 +181,15 @@ class Batch:
         """Settle what it holds. `unheld` may never have been held: if nothing is, its cost is booked on them."""
         settlement = claim.settle(
             self._connection,
+            self._budgets,
             closing.id,
             closing.cost_nano,
             exact=closing.certainty == EXACT,
             lost=lost,
             client_gone=closing.ended == CLIENT_GONE,
-            now_us=self._now_us,
-            zone=self._zone,
         )
         if settlement is None and unheld:
-            settlement = claim.book(self._connection, unheld, closing.cost_nano, self._now_us, self._zone)
+            settlement = claim.book(self._connection, self._budgets, unheld, closing.cost_nano)
         if settlement is not None:
             self._tell(closing, settlement)
 
@@ -177,17 +202,22 @@ class Batch:
                 f"{closing.id} cost {settlement.over_nano} nano-dollars more than it held of a hard budget"
             )
 
-    @contextmanager
-    def _whole(self) -> Iterator[None]:
-        """All that is done within, or nothing.
+    def _whole(self) -> AbstractContextManager[None]:
+        """All that is done within, or nothing; where entries are written together, or nothing of the batch."""
+        return self._savepoint() if self._apart else _TOGETHER
 
+    @contextmanager
+    def _savepoint(self) -> Iterator[None]:
+        """
         Raises:
             RuntimeError: the transaction is gone.
         """
         self._connection.execute("SAVEPOINT entry")
         try:
             yield
+            self._budgets.flush()
         except Exception as fault:
+            self._budgets.forget()
             if not self._connection.in_transaction:
                 if isinstance(fault, rows.ROW_FAULTS):
                     raise RuntimeError(f"the transaction is gone: {fault}") from fault

@@ -13,7 +13,8 @@ Rules:
 - A budget that is only claimed HARD never has more than its limit spent and held together, as long as no exchange
   costs more than it holds. One that does is told (`Settlement.over_nano`): its bound was none.
 
-Nothing is begun or ended here: a caller that wants all or nothing of `settle` gives it a savepoint.
+Reservations are written at once, what becomes of the budgets with the batch (`budgets`). Nothing is begun or ended
+here: a caller that wants all or nothing of `settle` gives it a savepoint.
 """
 
 from __future__ import annotations
@@ -22,15 +23,15 @@ import sqlite3
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
-from zoneinfo import ZoneInfo
 
-from tproxy.store import money
 from tproxy.store.base import COUNTED, EXPECTED, HARD, SOFT, Claim, Refusal, Standing
-from tproxy.store.money import FIGURE_MAX
+from tproxy.store.budgets import Budgets
+from tproxy.store.money import FIGURE_MAX, Row
 from tproxy.store.subjects import KEY
 
 _STRICTNESS: Final = {COUNTED: 0, SOFT: 1, EXPECTED: 2, HARD: 3}
-_BOOK = "UPDATE budget SET spent_nano = ?, held_nano = held_nano - ? WHERE id = ?"
+_RESERVE: Final = "INSERT INTO reservation (exchange, budget, mode, amount_nano) VALUES (?, ?, ?, ?)"
+_RELEASE: Final = "DELETE FROM reservation WHERE exchange = ? RETURNING budget, mode, amount_nano"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,17 +53,22 @@ class Settlement:
 
 
 def hold(
-    connection: sqlite3.Connection, exchange: str, claims: Sequence[Claim], now_us: int, zone: ZoneInfo
+    connection: sqlite3.Connection,
+    budgets: Budgets,
+    exchange: str,
+    claims: Sequence[Claim],
+    *,
+    let_in: bool = False,
 ) -> Decision:
-    """Hold all claims of an exchange, or none.
+    """Hold all claims of an exchange, or none; `let_in`: it runs already, so they are held whatever the limits are now.
 
     Of several refusals, one that is stale is told first, then one of a budget that is spent or too small, then one of a
     budget that others hold.
     """
-    found: list[tuple[Claim, money.Row]] = []
+    found: list[tuple[Claim, Row]] = []
     refusals: list[Refusal] = []
     for claim in _merged(claims):
-        rows = _budgets(connection, claim, now_us, zone)
+        rows = _budgets(connection, budgets, claim)
         if not rows and claim.mode != COUNTED:
             refusals.append(_stale(claim))
         found.extend((claim, row) for row in rows)
@@ -71,25 +77,21 @@ def hold(
         for claim, row in found
         if not _fits(row, claim.mode, claim.amount_nano)
     )
-    if refusals:
+    if refusals and not let_in:
         first = min(refusals, key=lambda refusal: (not refusal.stale, refusal.held_only))
         return Decision(first, tuple(row.standing() for _, row in found))
-    standings = []
+    standings, reservations = [], []
     for claim, row in found:
         amount = min(claim.amount_nano, FIGURE_MAX - row.held_nano)
         standings.append(row.standing(held=row.held_nano + amount))
-        connection.execute(
-            "INSERT INTO reservation (exchange, budget, mode, amount_nano) VALUES (?, ?, ?, ?)",
-            (exchange, row.id, claim.mode, amount),
-        )
+        reservations.append((exchange, row.id, claim.mode, amount))
         if amount:
-            _hold_more(connection, row.id, amount)
+            budgets.set(row, spent=row.spent_nano, held=row.held_nano + amount)
+    connection.executemany(_RESERVE, reservations)
     return Decision(None, tuple(standings))
 
 
-def extend(
-    connection: sqlite3.Connection, exchange: str, amount_nano: int, now_us: int, zone: ZoneInfo
-) -> Refusal | None:
+def extend(connection: sqlite3.Connection, budgets: Budgets, exchange: str, amount_nano: int) -> Refusal | None:
     """Hold at least so much of the budgets that were claimed as EXPECTED, or as SOFT where they say to cut.
 
     Returns:
@@ -101,7 +103,7 @@ def extend(
         "SELECT budget, mode, amount_nano FROM reservation WHERE exchange = ? AND mode IN (?, ?) AND amount_nano < ?",
         (exchange, EXPECTED, SOFT, amount_nano),
     ).fetchall():
-        row = money.budget(connection, id, now_us, zone)
+        row = budgets.one(id)
         if mode == SOFT and not row.cut:
             continue
         more = amount_nano - held
@@ -112,20 +114,19 @@ def extend(
         connection.execute(
             "UPDATE reservation SET amount_nano = ? WHERE exchange = ? AND budget = ?", (held + more, exchange, id)
         )
-        _hold_more(connection, id, more)
+        budgets.set(row, spent=row.spent_nano, held=row.held_nano + more)
     return min(refusals, key=lambda refusal: refusal.held_only, default=None)
 
 
 def settle(
     connection: sqlite3.Connection,
+    budgets: Budgets,
     exchange: str,
     cost_nano: int | None,
     *,
     exact: bool,
     lost: bool = False,
     client_gone: bool = False,
-    now_us: int,
-    zone: ZoneInfo,
 ) -> Settlement | None:
     """Book what an exchange cost on all that it has reservations of, and give the rest back.
 
@@ -138,40 +139,39 @@ def settle(
     Returns:
         None if it has no reservation.
     """
-    reservations = connection.execute(
-        "SELECT budget, mode, amount_nano FROM reservation WHERE exchange = ?", (exchange,)
-    ).fetchall()
+    reservations = connection.execute(_RELEASE, (exchange,)).fetchall()
     if not reservations:
         return None
     settlement, cost = Settlement(), cost_nano or 0
     for id, mode, amount in reservations:
         as_held = lost or (mode == HARD and not (exact and cost_nano is not None))
         as_held = as_held or (mode == EXPECTED and client_gone and cost_nano is None)
-        row = money.budget(connection, id, now_us, zone)
-        _book(connection, row, max(cost, amount) if as_held else cost, amount, settlement)
+        row = budgets.one(id)
+        _book(budgets, row, max(cost, amount) if as_held else cost, amount, settlement)
         if amount:
             settlement.freed.add((row.kind, row.subject))
         if mode == HARD:
             settlement.over_nano = max(settlement.over_nano, cost - amount)
-    connection.execute("DELETE FROM reservation WHERE exchange = ?", (exchange,))
     return settlement
 
 
 def book(
-    connection: sqlite3.Connection, claims: Sequence[Claim], cost_nano: int | None, now_us: int, zone: ZoneInfo
+    connection: sqlite3.Connection, budgets: Budgets, claims: Sequence[Claim], cost_nano: int | None
 ) -> Settlement:
     """Book what an exchange cost whose claims could not be held, because the ledger could not be written then."""
     settlement = Settlement()
     for claim in _merged(claims):
-        for row in _budgets(connection, claim, now_us, zone):
-            _book(connection, row, cost_nano or 0, 0, settlement)
+        for row in _budgets(connection, budgets, claim):
+            _book(budgets, row, cost_nano or 0, 0, settlement)
     return settlement
 
 
-def release_all(connection: sqlite3.Connection) -> None:
+def release_all(connection: sqlite3.Connection, budgets: Budgets) -> None:
     """No exchange runs: what is held now is held by none."""
+    budgets.flush()
     connection.execute("DELETE FROM reservation")
     connection.execute("UPDATE budget SET held_nano = 0 WHERE held_nano != 0")
+    budgets.forget()
 
 
 def _merged(claims: Sequence[Claim]) -> Iterable[Claim]:
@@ -202,9 +202,9 @@ def _stale(claim: Claim) -> Refusal:
     return Refusal(nothing, claim.amount_nano, claim.mode, stale=True)
 
 
-def _budgets(connection: sqlite3.Connection, claim: Claim, now_us: int, zone: ZoneInfo) -> Sequence[money.Row]:
+def _budgets(connection: sqlite3.Connection, budgets: Budgets, claim: Claim) -> Sequence[Row]:
     """What is claimed. The budgets of a key that was replaced a moment ago have gone to its successor."""
-    rows = money.budgets(connection, claim.kind, claim.subject, now_us, zone)
+    rows = budgets.of(claim.kind, claim.subject)
     if rows or claim.kind != KEY:
         return rows
     replaced = connection.execute(
@@ -212,10 +212,10 @@ def _budgets(connection: sqlite3.Connection, claim: Claim, now_us: int, zone: Zo
     ).fetchone()
     if replaced is None or replaced[0] is None:
         return rows
-    return money.budgets(connection, KEY, str(replaced[0]), now_us, zone)
+    return budgets.of(KEY, str(replaced[0]))
 
 
-def _fits(row: money.Row, mode: str, amount: int) -> bool:
+def _fits(row: Row, mode: str, amount: int) -> bool:
     if mode == COUNTED or row.limit_nano is None:
         return True
     if row.spent_nano >= row.limit_nano:
@@ -225,12 +225,8 @@ def _fits(row: money.Row, mode: str, amount: int) -> bool:
     return amount == 0 or row.spent_nano + row.held_nano + amount <= row.limit_nano
 
 
-def _hold_more(connection: sqlite3.Connection, budget: int, amount: int) -> None:
-    connection.execute("UPDATE budget SET held_nano = held_nano + ? WHERE id = ?", (amount, budget))
-
-
-def _book(connection: sqlite3.Connection, row: money.Row, booked: int, held: int, settlement: Settlement) -> None:
-    spent = min(row.spent_nano + booked, FIGURE_MAX)
-    connection.execute(_BOOK, (spent, held, row.id))
+def _book(budgets: Budgets, row: Row, booked: int, held: int, settlement: Settlement) -> None:
+    spent, held = min(row.spent_nano + booked, FIGURE_MAX), row.held_nano - held
+    budgets.set(row, spent=spent, held=held)
     if row.soft_nano is not None and row.spent_nano < row.soft_nano <= spent:
-        settlement.soft.append(row.standing(spent=spent, held=row.held_nano - held))
+        settlement.soft.append(row.standing(spent=spent, held=held))

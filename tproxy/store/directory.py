@@ -66,6 +66,7 @@ class Directory:
         clock: wall-clock microseconds since the epoch.
 
     Attributes:
+        version: another number whenever somebody may be known otherwise than before.
         on_rotated: called with the old and the new hash of a key that was regenerated, once memory has changed.
     """
 
@@ -73,6 +74,7 @@ class Directory:
         self._ledger = ledger
         self._zone = zone
         self._clock = clock
+        self.version = 0
         self.on_rotated: Callable[[str, str], None] = lambda old, new: None
         self._documents: dict[str, dict[str, str]] = {kind: {} for kind in _HELD}
         self._earlier: dict[str, tuple[str, ...]] = {}
@@ -255,6 +257,7 @@ class Directory:
                 self._unsure.append(made)
                 raise
             self._unsure.clear()
+            self.version += 1
             self._take(made[-1])
             then()
             return result

@@ -14,7 +14,6 @@ import json
 import sqlite3
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 from zoneinfo import ZoneInfo
 
 import msgspec
@@ -27,6 +26,7 @@ FIGURE_MAX = (1 << 63) - 1  # what a column can hold: a figure stays there rathe
 
 _COLUMNS = "id, kind, subject, period, limit_nano, soft_nano, cut, spent_nano, held_nano, started_us, reset_us"
 _OF_ONE = f"SELECT {_COLUMNS} FROM budget WHERE kind = ? AND subject = ? ORDER BY position"  # noqa: S608
+_ONE = f"SELECT {_COLUMNS} FROM budget WHERE id = ?"  # noqa: S608
 _OF_MANY = (
     f"SELECT {_COLUMNS} FROM budget WHERE kind = ? AND subject IN (SELECT value FROM json_each(?)) "  # noqa: S608
     "ORDER BY subject, position"
@@ -221,17 +221,20 @@ def tallies(connection: sqlite3.Connection, kind: str, ids: Sequence[str]) -> di
 
 def budgets(connection: sqlite3.Connection, kind: str, id: str, now_us: int, zone: ZoneInfo) -> list[Row]:
     """The budgets of one subject in their present periods: those that have ended are begun anew, in the table too."""
-    return [_rolled(connection, values, now_us, zone) for values in connection.execute(_OF_ONE, (kind, id)).fetchall()]
+    return [_rolled(connection, row, now_us, zone) for row in rows_of(connection, kind, id)]
 
 
-def budget(connection: sqlite3.Connection, id: int, now_us: int, zone: ZoneInfo) -> Row:
-    """One budget in its present period."""
-    values = connection.execute(f"SELECT {_COLUMNS} FROM budget WHERE id = ?", (id,)).fetchone()  # noqa: S608
-    return _rolled(connection, values, now_us, zone)
+def rows_of(connection: sqlite3.Connection, kind: str, id: str) -> list[Row]:
+    """The budgets of one subject as they are in the table, in the order in which they were set."""
+    return [Row(*values) for values in connection.execute(_OF_ONE, (kind, id))]
 
 
-def _rolled(connection: sqlite3.Connection, values: Sequence[Any], now_us: int, zone: ZoneInfo) -> Row:
-    row = Row(*values)
+def row(connection: sqlite3.Connection, id: int) -> Row:
+    """One budget that is there, as it is in the table."""
+    return Row(*connection.execute(_ONE, (id,)).fetchone())
+
+
+def _rolled(connection: sqlite3.Connection, row: Row, now_us: int, zone: ZoneInfo) -> Row:
     if row.reset_us is None or row.reset_us > now_us:
         return row
     row = current(row, now_us, zone)

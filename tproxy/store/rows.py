@@ -10,9 +10,10 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Callable
-from dataclasses import fields, replace
 from operator import attrgetter
 from typing import Any
+
+from msgspec.structs import replace
 
 from tproxy.store.base import LOST, Closing, Opening
 
@@ -28,8 +29,8 @@ ROW_FAULTS = (
     ValueError,
 )
 
-_OPENING = (*(f.name for f in fields(Opening) if f.name != "tags"), "tags")
-_CLOSING = tuple(f.name for f in fields(Closing) if f.name != "id")
+_OPENING = (*(name for name in Opening.__struct_fields__ if name != "tags"), "tags")
+_CLOSING = tuple(name for name in Closing.__struct_fields__ if name != "id")
 _WHOLE = _OPENING + _CLOSING
 # What was measured here, whatever the upstream said.
 _MEASURED = ("status", "dialled_us", "head_us", "first_content_us", "last_byte_us", "bytes_in", "bytes_out")
@@ -55,10 +56,11 @@ ALREADY = "it says the same already"
 
 _closing_values: Callable[[Closing], tuple[Any, ...]] = attrgetter(*_CLOSING)
 _opening_but_tags: Callable[[Opening], tuple[Any, ...]] = attrgetter(*_OPENING[:-1])
+_tags = json.JSONEncoder(ensure_ascii=False).encode
 
 
 def _opening_values(opening: Opening) -> tuple[Any, ...]:
-    return (*_opening_but_tags(opening), json.dumps(opening.tags, ensure_ascii=False))
+    return (*_opening_but_tags(opening), _tags(opening.tags))
 
 
 def insert(connection: sqlite3.Connection, opening: Opening) -> None:
@@ -114,6 +116,10 @@ def _close_with(connection: sqlite3.Connection, closing: Closing, columns: tuple
             (*(getattr(closing, column) for column in columns), closing.id),
         ).rowcount
     )
+
+
+def is_there(connection: sqlite3.Connection, id: str) -> bool:
+    return connection.execute("SELECT 1 FROM exchange WHERE id = ?", (id,)).fetchone() is not None
 
 
 def read(connection: sqlite3.Connection, id: str) -> tuple[Opening, Closing]:

@@ -1,7 +1,10 @@
 """The ledger in one SQLite file: the loop queues, one thread writes.
 
-    open, note, extend, close, write ──► queue ──► thread (`writer`): all that is queued, one transaction, one fsync
-                                                     └──► who waits for any of it is woken, all in one call
+    open, note, extend, close, write ──► `inbox` ──► thread (`writer`): all that is queued, one transaction, one fsync
+                                                       └──► who waits for any of it is woken, all in one call:
+                                                            before the fsync for a decision, after it for all else
+
+A batch that nobody waits for does not wake the loop.
 
 The loop's side never waits and never raises, but for `write`. What is queued is bounded by the exchanges that run, each
 with one open and one close, by those who wait for a `write`, and by `NOTES_MAX`.
@@ -10,7 +13,6 @@ with one open and one close, by those who wait for a `write`, and by `NOTES_MAX`
 from __future__ import annotations
 
 import logging
-import queue
 import sqlite3
 import threading
 import time
@@ -26,12 +28,14 @@ import trio
 from tproxy.errors import LedgerUnavailable
 from tproxy.store.base import OPEN, Claim, Closing, Opening, Refusal, Standing
 from tproxy.store.batch import Batch, Told
+from tproxy.store.budgets import Budgets
 from tproxy.store.claims import Decision
 from tproxy.store.customers import Customers
 from tproxy.store.file import LedgerFile
+from tproxy.store.inbox import Inbox
 from tproxy.store.migrate import LedgerUnusable
-from tproxy.store.ticket import SqliteTicket, answer
-from tproxy.store.writer import NOT_WRITABLE, Change, Extension, Item, Report, Writer
+from tproxy.store.ticket import NOT_WRITABLE, SqliteTicket, answer
+from tproxy.store.writer import Change, Extension, Item, Outcome, Report, Writer
 
 NOTES_MAX = 10_000  # items queued; past it, notes and extensions are dropped
 REFUSED_MAX = 10_000  # how many of the refused are remembered, for those who close them without knowing
@@ -57,7 +61,7 @@ class SqliteLedger:
 
     def __init__(
         self,
-        inbox: queue.SimpleQueue[Item | None],
+        inbox: Inbox[Item],
         on_fault: Callable[[str], None],
         on_soft: Callable[[Standing], None],
         recovered: int,
@@ -70,6 +74,7 @@ class SqliteLedger:
         self._on_fault = on_fault
         self._on_soft = on_soft
         self._writable = True
+        self._said_writable = True  # the thread's own
         self._ended = False
         self._freed: WeakValueDictionary[tuple[str, str], trio.Event] = WeakValueDictionary()  # while somebody waits
         self._running: dict[str, SqliteTicket] = {}
@@ -88,14 +93,15 @@ class SqliteLedger:
 
     def open(self, opening: Opening, claims: Sequence[Claim] = ()) -> SqliteTicket:
         ticket = SqliteTicket(opening, claims, self._stalled)
-        if opening.id in self._running:
+        there = self._running.get(opening.id)
+        if there is not None and not there.turned_away:  # which the loop may not have heard yet
             ticket.settle("The exchange's id is in use.")
             self._fault(f"open of {opening.id} refused: it is open already")
             return ticket
         self._refused.pop(opening.id, None)
         self._running[opening.id] = ticket
         if self.writable:
-            self._inbox.put((opening, ticket))
+            self._inbox.put((opening, ticket), urgent=True)
         else:
             ticket.settle(NOT_WRITABLE)
         return ticket
@@ -103,19 +109,19 @@ class SqliteLedger:
     def note(self, closing: Closing) -> None:
         if closing.ended != OPEN:
             self._fault(f"note of {closing.id} refused: it says that the exchange has ended")
-        elif self._writable and self._inbox.qsize() < NOTES_MAX and (ticket := self._running.get(closing.id)):
-            self._inbox.put((closing, ticket))
+        elif self._writable and len(self._inbox) < NOTES_MAX and (ticket := self._running.get(closing.id)):
+            self._inbox.put((closing, ticket), urgent=False)
 
     def extend(self, id: str, amount_nano: int, on_refused: Callable[[Refusal], None]) -> None:
         """See `base.Ledger`. May be dropped if the ledger lags, as a note is."""
-        if self._writable and self._inbox.qsize() < NOTES_MAX and (ticket := self._running.get(id)):
-            self._inbox.put((Extension(amount_nano, on_refused), ticket))
+        if self._writable and len(self._inbox) < NOTES_MAX and (ticket := self._running.get(id)):
+            self._inbox.put((Extension(amount_nano, on_refused), ticket), urgent=True)
 
     def close(self, closing: Closing) -> None:
         if closing.ended == OPEN:
             self._fault(f"close of {closing.id} refused: it says that the exchange runs")
         elif (ticket := self._running.pop(closing.id, None)) is not None:
-            self._inbox.put((closing, ticket))
+            self._inbox.put((closing, ticket), urgent=bool(self._freed))  # what it holds is waited for
         elif closing.id in self._refused:
             del self._refused[closing.id]
         else:
@@ -137,7 +143,7 @@ class SqliteLedger:
             raise LedgerUnavailable(NOT_WRITABLE)
         queued = Change(change)
         done = self._waiting[queued] = trio.Event()
-        self._inbox.put(queued)
+        self._inbox.put(queued, urgent=True)
         try:
             await answer(done, self._stalled)
         finally:
@@ -148,10 +154,38 @@ class SqliteLedger:
         value: T = queued.value
         return value
 
+    def _decide(self, decided: Sequence[Outcome]) -> bool:
+        """In the ledger's thread: tell the tickets what was decided. Returns whether the loop has to hear of it."""
+        heard = False
+        for ticket, outcome in decided:
+            if isinstance(outcome, Decision):
+                heard = ticket.decide(outcome) or heard
+        return heard
+
+    def _hear_decided(self, decided: Sequence[Outcome]) -> None:
+        for ticket, _ in decided:
+            ticket.wake()
+            if ticket.turned_away:
+                self._forget(ticket)
+
+    def _settle(self, report: Report) -> bool:
+        """In the ledger's thread: tell the tickets that they are durable, or why they are not. Returns whether the loop
+        has to hear of it, or of anything else."""
+        told = report.told
+        heard = bool(report.changed or report.unchanged or report.not_extended)
+        heard = heard or not (report.writable and self._said_writable and self._writable)
+        self._said_writable = report.writable  # the loop may not have heard it yet
+        heard = heard or bool(told.faults or told.overshoots or told.soft)
+        # Who is not there yet has still to be refused, by a later batch: it knows of the money that came free in this.
+        heard = heard or (bool(told.freed or told.freed_all) and len(self._freed) > 0)
+        heard = self._decide(report.decided) or heard  # where that was not told before the commit
+        for ticket, outcome in report.decided:
+            heard = ticket.settle(outcome if isinstance(outcome, str) else None) or heard
+        return heard
+
     def _hear(self, report: Report) -> None:
         self._writable = report.writable
-        for ticket, outcome in report.decided:
-            self._decide(ticket, outcome)
+        self._hear_decided(report.decided)
         for change in report.unchanged:
             change.fault = LedgerUnavailable(NOT_WRITABLE)
         for change in (*report.changed, *report.unchanged):
@@ -164,10 +198,9 @@ class SqliteLedger:
                 self._fault(f"who was told of a budget's end failed: {fault!r}")
         self._learn(report.told)
 
-    def _decide(self, ticket: SqliteTicket, outcome: str | Decision) -> None:
-        ticket.settle(outcome)
+    def _forget(self, ticket: SqliteTicket) -> None:
         id = ticket.opening.id
-        if isinstance(outcome, Decision) and outcome.refusal is not None and self._running.get(id) is ticket:
+        if self._running.get(id) is ticket:
             del self._running[id]
             self._refused[id] = None
             if len(self._refused) > REFUSED_MAX:
@@ -236,17 +269,23 @@ async def open_ledger(
     """
     customers = Customers(max_customers)
     file, recovered, told = await trio.to_thread.run_sync(_start, path, now_us(), zone(), busy_seconds, customers)
-    inbox: queue.SimpleQueue[Item | None] = queue.SimpleQueue()
+    inbox: Inbox[Item] = Inbox()
     ledger = SqliteLedger(inbox, on_fault, on_soft, recovered)
     ledger._learn(told)
     finished = trio.Event()
     token = trio.lowlevel.current_trio_token()
 
-    def hear(report: Report) -> None:
-        with suppress(trio.RunFinishedError):
-            token.run_sync_soon(ledger._hear, report)
+    def hear_decided(decided: Sequence[Outcome]) -> None:
+        if ledger._decide(decided):
+            with suppress(trio.RunFinishedError):
+                token.run_sync_soon(ledger._hear_decided, decided)
 
-    writer = Writer(file, inbox, hear, now_us=now_us, zone=zone, customers=customers)
+    def hear(report: Report) -> None:
+        if ledger._settle(report):
+            with suppress(trio.RunFinishedError):
+                token.run_sync_soon(ledger._hear, report)
+
+    writer = Writer(file, inbox, hear_decided, hear, now_us=now_us, zone=zone, customers=customers)
 
     def write() -> None:
         try:
@@ -261,14 +300,13 @@ async def open_ledger(
         yield ledger
     finally:
         ledger._ended = True
-        inbox.put(None)
+        inbox.end()
         ledger._running.clear()  # what comes after the end is refused
         with trio.move_on_after(flush_seconds, shield=True):
             await finished.wait()
         ledger._writable = False
         writer.abandoned.set()
-        # What the writer has, and what it could not even take: the last of that is the end itself.
-        ledger.unwritten = len(writer.pending) + max(inbox.qsize() - 1, 0)
+        ledger.unwritten = len(writer.pending) + len(inbox)  # what the writer has, and what it could not even take
         if ledger.unwritten:
             ledger._fault(f"{ledger.unwritten} entries were not written within {flush_seconds:g} s")
 
@@ -281,7 +319,7 @@ def _start(
         try:
             connection = file.ready()
             connection.execute("BEGIN IMMEDIATE")
-            batch = Batch(connection, now_us, zone, customers)
+            batch = Batch(connection, now_us, zone, customers, Budgets(), apart=True)
             recovered = batch.recover()
             batch.finish()
             connection.execute("COMMIT")

@@ -14,6 +14,7 @@ Not known here: the database, and LiteLLM's names for the same things (`manage/t
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Any
 
 import msgspec
@@ -43,7 +44,7 @@ class Budget(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fie
     further: bool = False
 
 
-class Terms(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
+class Terms(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True, dict=True):
     """What a subject is held to; a figure that is None or missing holds nobody to anything.
 
     `budgets` have each period once; the first is what people call *the* budget, unless it is a `further` one. `mode` is
@@ -64,9 +65,9 @@ class Terms(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fiel
     model_rpm: dict[str, int] = {}
     model_tpm: dict[str, int] = {}
 
-    @property
+    @cached_property
     def limited(self) -> bool:
-        """Is there a limit on requests or tokens?"""
+        """Is there a limit on requests or tokens? Kept beside the fields, and so no part of the document."""
         figures = (self.rpm, self.tpm, self.itpm, self.otpm, self.parallel)
         return any(figure is not None for figure in figures) or bool(self.model_rpm or self.model_tpm)
 

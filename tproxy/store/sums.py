@@ -12,14 +12,19 @@ Anybody who may ask can make up names of tags and customers. So these have sums 
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Iterator
 from datetime import date
 from functools import lru_cache
-from typing import Final
+from operator import add
+from typing import Final, NamedTuple, TypeVar
 
 from tproxy.store.base import EXACT, FINISHED, UNPRICED, Closing, Opening
 from tproxy.store.money import FIGURE_MAX
 from tproxy.store.subjects import CUSTOMER
 
+K = TypeVar("K")
+
+_PROXY: Final = ("proxy", "")
 _TALLIED: Final = (
     "exchanges",
     "prompt_tokens",
@@ -60,12 +65,37 @@ _INTO_DAILY: Final = (
 )
 
 
+class _Alike(NamedTuple):
+    """What the exchanges have in common that are summed by the same; no customer and no tags of those that came to
+    nothing."""
+
+    day: str
+    model: str
+    caller: str
+    team: str | None
+    user: str | None
+    customer: str | None
+    tags: tuple[str, ...]
+
+    def ids(self) -> Iterator[tuple[str, str]]:
+        """The kind and id of all that they are summed by."""
+        yield "caller", self.caller
+        if self.team is not None:
+            yield "team", self.team
+        if self.user is not None:
+            yield "user", self.user
+        if self.customer is not None:
+            yield CUSTOMER, self.customer
+        for tag in self.tags:
+            yield "tag", tag
+
+
 class Sums:
     """What the rows that one batch closes come to."""
 
     def __init__(self) -> None:
-        self._tally: dict[tuple[str, str], tuple[int, list[int]]] = {}
-        self._daily: dict[tuple[str, str, str, str, str], list[int]] = {}
+        self._figures: dict[_Alike, tuple[int, ...]] = {}
+        self._last_us: dict[_Alike, int] = {}
 
     def add(self, opening: Opening, closing: Closing) -> None:
         """Count a row that has just been closed, so once."""
@@ -78,62 +108,50 @@ class Sums:
         if opening.expected_nano is not None and closing.cost_nano is not None and closing.certainty == EXACT:
             expected = (1, opening.expected_nano, cost, abs(opening.expected_nano - cost))
         failed = closing.ended != FINISHED or (closing.status or 0) >= 400
-        tallied = (1, fresh + read + written, output, cost, *expected)
-        daily = (1, int(failed), fresh, output, read, written, cost, int(closing.certainty == UNPRICED))
-
-        ids = [("caller", opening.caller)]
-        if opening.team is not None:
-            ids.append(("team", opening.team))
-        if opening.user is not None:
-            ids.append(("user", opening.user))
-        if fresh or output or read or written or cost:
-            if opening.customer is not None:
-                ids.append((CUSTOMER, opening.customer))
-            ids.extend(("tag", tag) for tag in opening.tags)
-
+        billed = fresh or output or read or written or cost
         model = closing.model_served
         if model is None:
             model = opening.model_asked or ""
-        day = _day(opening.accepted_us // _DAY_US)
+        alike = _Alike(
+            day=_day(opening.accepted_us // _DAY_US),
+            model=model,
+            caller=opening.caller,
+            team=opening.team,
+            user=opening.user,
+            customer=opening.customer if billed else None,
+            tags=opening.tags if billed else (),
+        )
         ended_us = opening.accepted_us if closing.ended_us is None else closing.ended_us
-        for kind, id in ids:
-            self._add_tally(kind, id, ended_us, tallied)
-            self._add_daily((kind, day, id, opening.caller, model), daily)
-        self._add_tally("proxy", "", ended_us, tallied)
-        self._add_daily(("proxy", day, "", "", model), daily)  # what all callers come to is not summed anew each time
-
-    def _add_daily(self, key: tuple[str, str, str, str, str], figures: tuple[int, ...]) -> None:
-        there = self._daily.setdefault(key, [0] * len(_DAILY))
-        for place, figure in enumerate(figures):
-            there[place] += figure
-
-    def _add_tally(self, kind: str, id: str, ended_us: int, figures: tuple[int, ...]) -> None:
-        last_us, there = self._tally.get((kind, id)) or (0, [0] * len(_TALLIED))
-        for place, figure in enumerate(figures):
-            there[place] += figure
-        self._tally[kind, id] = max(last_us, ended_us), there
+        unpriced = int(closing.certainty == UNPRICED)
+        tallied = (1, fresh + read + written, output, cost, *expected)
+        _add(self._figures, alike, (*tallied, 1, int(failed), fresh, output, read, written, cost, unpriced))
+        self._last_us[alike] = max(self._last_us.get(alike, 0), ended_us)
 
     def flush(self, connection: sqlite3.Connection) -> None:
         """Add what was gathered to the tables, and begin anew."""
-        tally, self._tally = self._tally, {}
-        daily, self._daily = self._daily, {}
-        unknown = {id for kind, id in tally if kind == CUSTOMER and not _known(connection, id)}
-        connection.executemany(
-            _INTO_TALLY,
-            [
-                (kind, id, last_us, *map(_held, there))
-                for (kind, id), (last_us, there) in tally.items()
-                if not (kind == CUSTOMER and id in unknown)
-            ],
-        )
-        connection.executemany(
-            _INTO_DAILY,
-            [
-                (*key, *map(_held, there))
-                for key, there in daily.items()
-                if not (key[0] == CUSTOMER and key[2] in unknown)
-            ],
-        )
+        tally: dict[tuple[str, str], tuple[int, ...]] = {}
+        last_us: dict[tuple[str, str], int] = {}
+        daily: dict[tuple[str, str, str, str, str], tuple[int, ...]] = {}
+        for alike, figures in self._figures.items():
+            tallied, by_day = figures[: len(_TALLIED)], figures[len(_TALLIED) :]
+            for kind, id in alike.ids():
+                if kind == CUSTOMER and not _known(connection, id):
+                    continue
+                _add(tally, (kind, id), tallied)
+                last_us[kind, id] = max(last_us.get((kind, id), 0), self._last_us[alike])
+                _add(daily, (kind, alike.day, id, alike.caller, alike.model), by_day)
+            _add(tally, _PROXY, tallied)
+            last_us[_PROXY] = max(last_us.get(_PROXY, 0), self._last_us[alike])
+            # What all callers come to is not summed anew each time.
+            _add(daily, ("proxy", alike.day, "", "", alike.model), by_day)
+        self._figures, self._last_us = {}, {}
+        connection.executemany(_INTO_TALLY, [(*key, last_us[key], *map(_held, there)) for key, there in tally.items()])
+        connection.executemany(_INTO_DAILY, [(*key, *map(_held, there)) for key, there in daily.items()])
+
+
+def _add(sums: dict[K, tuple[int, ...]], key: K, figures: tuple[int, ...]) -> None:
+    there = sums.get(key)
+    sums[key] = figures if there is None else tuple(map(add, there, figures))
 
 
 def _known(connection: sqlite3.Connection, customer: str) -> bool:

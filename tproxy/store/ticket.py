@@ -11,6 +11,7 @@ from tproxy.store.base import Claim, Opening, Refusal, Standing
 from tproxy.store.claims import Decision
 
 DURABLE_SECONDS = 10.0  # how long a ticket is waited for: a disk that hangs must not hold the client for ever
+NOT_WRITABLE = "The ledger cannot be written now."
 
 
 async def answer(event: trio.Event, stalled: Callable[[float], None]) -> None:
@@ -32,52 +33,100 @@ async def answer(event: trio.Event, stalled: Callable[[float], None]) -> None:
 class SqliteTicket:
     """The receipt for one open, and what is known of the exchange until its close is written.
 
+    Its claims are decided before the commit, it is settled after it. The ledger's thread says both, the loop wakes who
+    waits. Whoever would wait says so before looking whether it is said, and it is said before it is looked whether
+    anybody waits: so the loop need not hear of one for which nobody does.
+
     Attributes:
-        opened: its open was decided, for or against; otherwise the close has to write the row whole. Changed by the
-            writer alone.
+        decision: what was told of its claims; never taken back.
+        opened: its open was written, or was refused for good; otherwise the close has to write the row whole. Changed
+            by the writer alone.
         refused: there is no row, and none is to be closed. Changed by the writer alone.
     """
 
-    __slots__ = ("_decision", "_fault", "_settled", "_stalled", "_woken", "claims", "opened", "opening", "refused")
+    __slots__ = (
+        "_deciding",
+        "_fault",
+        "_settled",
+        "_settling",
+        "_stalled",
+        "claims",
+        "decision",
+        "opened",
+        "opening",
+        "refused",
+    )
 
     def __init__(self, opening: Opening, claims: Sequence[Claim], stalled: Callable[[float], None]) -> None:
         self._stalled = stalled
-        self._settled = False
-        self._woken: trio.Event | None = None
         self._fault: str | None = None
-        self._decision: Decision | None = None
+        self._settled = False
+        self._deciding: trio.Event | None = None  # there while somebody waits, and after that
+        self._settling: trio.Event | None = None
         self.opening = opening
         self.claims = claims
+        self.decision: Decision | None = None
         self.opened = False
         self.refused = False
 
-    def settle(self, outcome: str | Decision) -> None:
-        """Its open could not be written, and why, or was decided."""
-        if isinstance(outcome, str):
-            self._fault = outcome
-        else:
-            self._decision = outcome
+    def decide(self, decision: Decision) -> bool:
+        """Its claims are decided, if they were not before. In the ledger's thread; returns whether the loop has to hear
+        of it."""
+        if self.decision is not None:
+            return False
+        self.decision = decision
+        return self._deciding is not None or decision.refusal is not None
+
+    def settle(self, fault: str | None) -> bool:
+        """It is durable, or could not be written, and why. From any thread; returns whether somebody waits for that.
+
+        One that was let in and could not be written may be later: then it is settled anew.
+        """
+        self._fault = fault
         self._settled = True
-        if self._woken is not None:
-            self._woken.set()
+        return self._settling is not None or (self.decision is None and self._deciding is not None)
+
+    def wake(self) -> None:
+        """It has been decided or settled. On the loop."""
+        if self._deciding is not None:
+            self._deciding.set()
+        if self._settling is not None and self._settled:
+            self._settling.set()
+
+    @property
+    def turned_away(self) -> bool:
+        """It was told that it is refused."""
+        return self.decision is not None and self.decision.refusal is not None
 
     @property
     def standings(self) -> Sequence[Standing]:
-        return self._decision.standings if self._decision is not None else ()
+        return self.decision.standings if self.decision is not None else ()
 
     async def admitted(self) -> Refusal | None:
         """See `base.Ticket`. Waits at most `DURABLE_SECONDS`."""
-        if self._settled:
-            await trio.lowlevel.checkpoint()
+        if self.decision is None and not self._settled:
+            if self._deciding is None:
+                self._deciding = trio.Event()
+            if self.decision is None and not self._settled:
+                await answer(self._deciding, self._stalled)
         else:
-            if self._woken is None:
-                self._woken = trio.Event()
-            await answer(self._woken, self._stalled)
+            await trio.lowlevel.checkpoint_if_cancelled()
+        if self.decision is not None and self.decision.refusal is not None:
+            return self.decision.refusal
         if self._fault is not None:
             raise LedgerUnavailable(self._fault)
-        return self._decision.refusal if self._decision is not None else None
+        return None
 
     async def durable(self) -> None:
         """See `base.Ticket`. Waits at most `DURABLE_SECONDS`."""
-        if await self.admitted() is not None:
+        if not self._settled:
+            if self._settling is None:
+                self._settling = trio.Event()
+            if not self._settled:
+                await answer(self._settling, self._stalled)
+        else:
+            await trio.lowlevel.checkpoint_if_cancelled()
+        if self._fault is not None:
+            raise LedgerUnavailable(self._fault)
+        if self.turned_away:
             raise LedgerUnavailable("The exchange was refused.")

@@ -1,9 +1,21 @@
 """The ledger's thread: it takes all that is queued, writes it in one transaction, and tells the loop what became of it.
 
-- A bad entry does not fail its batch (`batch`).
+- A bad entry does not fail its batch: all are written together at first, which costs less, and if one of them fails,
+  all over again and apart (`batch`). Changes, which are made once, are always written apart.
+- What nobody waits for may linger for `LINGER_SECONDS` (`inbox`). An exchange whose close lingers still runs, as far as
+  the file knows: if the process is killed then, its row ends as `lost`.
+- What is decided of claims is told as soon as nothing but the commit can fail, so that nobody waits for the disk to be
+  let in; after the commit it is told that it is durable. Two are let in after the commit: who holds something HARD, for
+  such a budget is not passed though the process be killed in between; and whoever is in one batch with an operator's
+  change, for a limit that was raised and is undone must have let in nobody.
+- It rests after a batch of more than `FEW_ENTRIES` as long as that took, `REST_SECONDS_MAX` at most, and writes what
+  came meanwhile with one commit: commits are most of what an exchange costs. So under load an opening waits a moment
+  more, and else not at all.
 - When the file cannot be written (full, locked, I/O error, gone), opens and changes fail, notes and extensions are
   dropped, and closes are kept in order. They are tried again, or else a write that changes nothing is, until one
   succeeds.
+- What was told stands though its commit fails. An open that was let in is kept in order too: the upstream may have been
+  asked, so it holds its money before anybody else is let in, and until its close. One that was refused is over.
 - While nothing is written, it looks every `LOOK_SECONDS` whether the file is still there, so that it is known before
   the next exchange asks.
 - An exchange whose open failed is written whole when it is closed, so that it has its row in the end too.
@@ -15,28 +27,32 @@ It does not know what waits for the outcome (`sqlite`), nor how the file is kept
 
 from __future__ import annotations
 
-import queue
 import sqlite3
 import threading
-from collections.abc import Callable
-from contextlib import suppress
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 from zoneinfo import ZoneInfo
 
-from tproxy.store.base import OPEN, Closing, Opening, Refusal
+from tproxy.store.base import HARD, OPEN, Closing, Opening, Refusal
 from tproxy.store.batch import Batch, Told
+from tproxy.store.budgets import Budgets
 from tproxy.store.claims import Decision
 from tproxy.store.customers import Customers
 from tproxy.store.file import LedgerFile
+from tproxy.store.inbox import Inbox
 from tproxy.store.rows import ROW_FAULTS
-from tproxy.store.ticket import SqliteTicket
+from tproxy.store.ticket import NOT_WRITABLE, SqliteTicket
 
 LOOK_SECONDS = 1.0
+LINGER_SECONDS = 0.01
+REST_SECONDS_MAX = 0.005
+FEW_ENTRIES = 4
 BACKOFF_FIRST_SECONDS = 0.05
 BACKOFF_LAST_SECONDS = 1.0
 
-NOT_WRITABLE = "The ledger cannot be written now."
 # After these the connection is as good as before.
 _HARMLESS = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_FULL)
 # These are a change's own; all other errors of SQLite are the file's.
@@ -70,18 +86,19 @@ class Extension:
 
 
 Item = tuple[Opening | Closing | Extension, SqliteTicket] | Change
+Outcome = tuple[SqliteTicket, str | Decision]
 
 
 @dataclass(slots=True)
 class Report:
-    """What became of one batch, told to the loop in one call.
+    """What became of one batch.
 
     `decided` are opens, with why they could not be written or what was decided of their claims. `changed` have been
     made or have their own `fault`; `unchanged` could not be written.
     """
 
     writable: bool = True
-    decided: list[tuple[SqliteTicket, str | Decision]] = field(default_factory=list)
+    decided: list[Outcome] = field(default_factory=list)
     changed: list[Change] = field(default_factory=list)
     unchanged: list[Change] = field(default_factory=list)
     not_extended: list[tuple[Callable[[Refusal], None], Refusal]] = field(default_factory=list)
@@ -92,14 +109,15 @@ class Writer:
     """The thread's side. `pending` is what was taken from the queue and is not written.
 
     Args:
-        inbox: None is its end.
-        tell: called with what became of each batch.
+        tell_decided: called in this thread with what was decided of the opens of a batch, before its commit.
+        tell: called in this thread with what became of each batch.
     """
 
     def __init__(
         self,
         file: LedgerFile,
-        inbox: queue.SimpleQueue[Item | None],
+        inbox: Inbox[Item],
+        tell_decided: Callable[[Sequence[Outcome]], None],
         tell: Callable[[Report], None],
         *,
         now_us: Callable[[], int],
@@ -110,18 +128,24 @@ class Writer:
         self.pending: list[Item] = []
         self._file = file
         self._inbox = inbox
+        self._tell_decided = tell_decided
         self._tell = tell
         self._now_us = now_us
         self._zone = zone
         self._customers = customers
+        self._budgets = Budgets()
 
     def run(self) -> None:
         """Write until the end is queued and all closes are written, or until `abandoned` is set."""
-        stopping, delay, complaint = False, 0.0, ""
+        stopping, delay, complaint, ready_at = False, 0.0, "", 0.0
         while not (stopping and not self.pending):
             if delay and self.abandoned.wait(delay):
                 break
-            stopping = self._take(wait=not delay) or stopping
+            wait, linger = (0.0, 0.0) if delay else (LOOK_SECONDS, LINGER_SECONDS)
+            items, stopping = self._inbox.take(ready_at, wait, linger)
+            begun = time.monotonic()
+            self.pending += items
+            many = len(self.pending) > FEW_ENTRIES
             report = Report()
             try:
                 if self.pending or delay:
@@ -140,38 +164,48 @@ class Writer:
                     report.told.faults.append(f"the ledger cannot be written: {complaint}")
                 delay = min(delay * 2 or BACKOFF_FIRST_SECONDS, BACKOFF_LAST_SECONDS)
             self._tell(report)
-
-    def _take(self, *, wait: bool) -> bool:
-        """Move all that is queued to `pending`; true if the end was among it. Waits at most `LOOK_SECONDS`."""
-        with suppress(queue.Empty):
-            item = self._inbox.get(wait, LOOK_SECONDS)
-            while item is not None:
-                self.pending.append(item)
-                item = self._inbox.get_nowait()
-            return True
-        return False
+            ended = time.monotonic()
+            ready_at = ended + (min(ended - begun, REST_SECONDS_MAX) if many else 0)
 
     def _give_up(self) -> Report:
-        """All that is pending was undone: let it fail, but for the closes."""
+        """All that is pending was undone: let it fail, but for the closes and those that were let in."""
         report, kept = Report(writable=False), []
         for item in self.pending:
             if isinstance(item, Change):
                 report.unchanged.append(item)
             elif isinstance(item[0], Opening):
-                item[1].opened = item[1].refused = False
-                report.decided.append((item[1], NOT_WRITABLE))
+                ticket = item[1]
+                ticket.opened, ticket.refused = False, ticket.turned_away
+                report.decided.append((ticket, NOT_WRITABLE))
+                if ticket.decision is not None and not ticket.refused:
+                    kept.append(item)
             elif isinstance(item[0], Closing) and item[0].ended != OPEN:
                 kept.append(item)
         self.pending = kept  # type: ignore[assignment]
-        self._customers.recount()
         return report
 
     def _write(self) -> Report:
-        """Write all that is pending in one transaction, durable on return. With nothing pending, one page."""
+        """Write all that is pending in one transaction, durable on return; with nothing pending, one page."""
         connection = self._file.ready()
+        changes = any(isinstance(item, Change) for item in self.pending)
+        report: Report | None = None
+        if not changes:
+            with suppress(*ROW_FAULTS):  # one of them failed, and nothing was written or told
+                report = self._transact(connection, apart=False)
+        if report is None:
+            report = self._transact(connection, apart=True)
+        with self._undone(connection):
+            early = [] if changes else [outcome for outcome in report.decided if _is_told_early(*outcome)]
+            if early:
+                self._tell_decided(early)
+            connection.execute("COMMIT")
+        return report
+
+    def _transact(self, connection: sqlite3.Connection, *, apart: bool) -> Report:
+        """All that is pending, in a transaction that is still to be committed."""
         connection.execute("BEGIN IMMEDIATE")
-        try:
-            batch = Batch(connection, self._now_us(), self._zone(), self._customers)
+        with self._undone(connection):
+            batch = Batch(connection, self._now_us(), self._zone(), self._customers, self._budgets, apart=apart)
             report = Report(told=batch.told)
             if not self.pending:
                 connection.execute("PRAGMA user_version = 0")
@@ -182,25 +216,34 @@ class Writer:
                 else:
                     _enter(batch, *item, report)
             batch.finish()
-            connection.execute("COMMIT")
+        return report
+
+    @contextmanager
+    def _undone(self, connection: sqlite3.Connection) -> Iterator[None]:
+        """What is raised within undoes the transaction."""
+        try:
+            yield
         except BaseException:
+            self._budgets.forget()
+            self._customers.recount()
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
             raise
-        return report
+
+
+def _is_told_early(exchange: SqliteTicket, decision: str | Decision) -> bool:
+    """May it be told before its commit?"""
+    if isinstance(decision, str):
+        return False
+    return decision.refusal is not None or all(claim.mode != HARD for claim in exchange.claims)
 
 
 def _enter(batch: Batch, entry: Opening | Closing | Extension, exchange: SqliteTicket, report: Report) -> None:
     if isinstance(entry, Opening):
-        try:
-            decision = batch.open(entry, exchange.claims)
-        except ROW_FAULTS as fault:
-            report.decided.append((exchange, "The exchange cannot be recorded."))
-            report.told.faults.append(f"open of {entry.id} refused: {fault}")
-        else:
-            exchange.refused = decision.refusal is not None
-            report.decided.append((exchange, decision))
+        decision = batch.open(entry, exchange.claims, let_in=exchange.decision is not None)
         exchange.opened = True
+        exchange.refused = isinstance(decision, Decision) and decision.refusal is not None
+        report.decided.append((exchange, decision))
     elif exchange.refused:
         pass  # whoever waited for it has left, and closes it without knowing
     elif isinstance(entry, Extension):
@@ -216,6 +259,7 @@ def _enter(batch: Batch, entry: Opening | Closing | Extension, exchange: SqliteT
 def _change(batch: Batch, connection: sqlite3.Connection, change: Change) -> None:
     if change.abandoned:
         return
+    batch.finish()
     try:
         change.value = batch.change(change.run)
     except Exception as fault:

@@ -12,6 +12,7 @@ Values in, bytes out: no I/O. It does not know whether the bytes arrive.
 from __future__ import annotations
 
 import enum
+import functools
 import http.client
 import re
 import time
@@ -20,9 +21,12 @@ from collections.abc import Iterable
 from email.utils import formatdate
 
 from tproxy import errors
+from tproxy.errors import Header
 
-_NAME = re.compile(rb"[-!#$%&'*+.^_`|~0-9A-Za-z]+")
+_IN_NAMES = b"!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyz\n"  # a token's, in lower case, and what joins them
 _UNSAFE = re.compile(rb"[\x00\r\n]")
+_OURS = frozenset((b"connection", b"transfer-encoding", b"content-length"))
+_REASONS = {int(status): reason.encode("ascii") for status, reason in http.client.responses.items()}
 
 
 class State(enum.Enum):
@@ -70,7 +74,12 @@ class Answer:
         """Whether a client would take the end of the connection, here and now, for the end of the response."""
         return self.state is State.OPEN and self._framing is Framing.CLOSE
 
-    def head(self, status: int, reason: bytes | None, headers: Iterable[tuple[bytes, bytes]]) -> bytes:
+    @property
+    def in_chunks(self) -> bool:
+        """Whether it has its head, and its body goes out in chunks."""
+        return self.state is State.OPEN and self._framing is Framing.CHUNKED
+
+    def head(self, status: int, reason: bytes | None, headers: Iterable[Header]) -> bytes:
         """The status line and the header fields.
 
         Args:
@@ -82,36 +91,43 @@ class Answer:
         Raises:
             ValueError: it would not be a response.
         """
-        fields = [(bytes(name), bytes(value).strip()) for name, value in headers]
+        fields = [(name, value.strip()) for name, value in headers]
         if reason is None:
-            reason = http.client.responses.get(status, "").encode("ascii")
-        self._check(status, reason, fields)
-        names = {name.lower() for name, _ in fields}
-        dropped = {b"connection", b"transfer-encoding"}
-        if status == 204 or b"transfer-encoding" in names:  # RFC 9110 section 8.6, RFC 9112 section 6.2
-            dropped.add(b"content-length")
-        lengths = [value for name, value in fields if name.lower() == b"content-length"]
+            reason = _REASONS.get(status, b"")
+        names = _checked(status, reason, fields)
+        dropped = _OURS.intersection(names)
+        length: int | None = None
+        if b"content-length" in dropped:
+            length = _length(names, fields)
+            if status == 204 or b"transfer-encoding" in dropped:  # RFC 9110 section 8.6, RFC 9112 section 6.2
+                length = None
+            else:
+                dropped -= {b"content-length"}
         if self._method == "HEAD" or status in (204, 304):
             self._framing = Framing.EMPTY
-        elif lengths and b"content-length" not in dropped:
+        elif length is not None:
             self._framing = Framing.LENGTH
-            self._remaining = int(lengths[0])
+            self._remaining = length
         elif self._version == "1.0":
             self._framing = Framing.CLOSE
         else:
             self._framing = Framing.CHUNKED
-        self.last |= any(name.lower() == b"connection" and value.lower() == b"close" for name, value in fields)
+        if dropped:
+            named = list(zip(names, fields, strict=True))
+            self.last |= any(name == b"connection" and value.lower() == b"close" for name, (_, value) in named)
+            fields = [field for name, field in named if name not in dropped]
 
         lines = [b"HTTP/1.1 %d %b" % (status, reason)]
-        lines += [b"%b: %b" % field for field in fields if field[0].lower() not in dropped]
+        lines += [b": ".join(field) for field in fields]
         if b"date" not in names:  # a gateway adds it (RFC 9110 section 6.6.1)
             lines.append(b"Date: " + _date())
         if self._framing is Framing.CHUNKED:
             lines.append(b"Transfer-Encoding: chunked")
         elif self.last:
             lines.append(b"Connection: close")
+        lines.append(b"\r\n")
         self.state = State.OPEN
-        return b"\r\n".join(lines) + b"\r\n\r\n"
+        return b"\r\n".join(lines)
 
     def body(self, data: bytes, *, more: bool) -> bytes:
         """What goes over the wire for a part of the body; with `more` false, for the last one.
@@ -130,16 +146,37 @@ class Answer:
             return chunk if more else chunk + b"0\r\n\r\n"
         return b"" if self._framing is Framing.EMPTY else data
 
-    @staticmethod
-    def _check(status: int, reason: bytes, fields: list[tuple[bytes, bytes]]) -> None:
-        if not 200 <= status <= 999 or _UNSAFE.search(reason):
-            raise ValueError(f"a response cannot have status {status}, or not with this reason")
-        for name, value in fields:
-            if not _NAME.fullmatch(name) or _UNSAFE.search(value):
-                raise ValueError(f"response header {name!r} has a malformed name or value")
-        lengths = [value for name, value in fields if name.lower() == b"content-length"]
-        if len(lengths) > 1 or not all(value.isdigit() for value in lengths):
-            raise ValueError("the response's Content-Length is not one number")
+
+def _checked(status: int, reason: bytes, fields: list[Header]) -> list[bytes]:
+    """The names of the fields in lower case.
+
+    Raises:
+        ValueError: this is no head of a response.
+    """
+    if not 200 <= status <= 999 or _UNSAFE.search(reason):
+        raise ValueError(f"a response cannot have status {status}, or not with this reason")
+    # All at once: a line end within one of them makes a line too many.
+    joined = b"\n".join([name for name, _ in fields]).lower()
+    values = b"\n".join([value for _, value in fields])
+    names = joined.split(b"\n") if fields else []
+    well_formed = (
+        len(names) == len(fields)
+        and all(names)
+        and not joined.translate(None, _IN_NAMES)
+        and values.count(b"\n") == max(0, len(fields) - 1)
+        and b"\r" not in values
+        and b"\0" not in values
+    )
+    if not well_formed:
+        raise ValueError(f"a response header has a malformed name or value: one of {[name for name, _ in fields]}")
+    return names
+
+
+def _length(names: list[bytes], fields: list[Header]) -> int:
+    lengths = [value for name, (_, value) in zip(names, fields, strict=True) if name == b"content-length"]
+    if len(lengths) > 1 or not lengths[0].isdigit():
+        raise ValueError("the response's Content-Length is not one number")
+    return int(lengths[0])
 
 
 def error_answer(status: int, fault: errors.Fault, *, body: bool = True) -> bytes:
@@ -165,4 +202,9 @@ def error_answer(status: int, fault: errors.Fault, *, body: bool = True) -> byte
 
 
 def _date() -> bytes:
-    return formatdate(time.time(), usegmt=True).encode("ascii")
+    return _date_of(int(time.time()))
+
+
+@functools.lru_cache(maxsize=1)
+def _date_of(second: int) -> bytes:
+    return formatdate(second, usegmt=True).encode("ascii")

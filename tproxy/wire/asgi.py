@@ -1,11 +1,12 @@
-"""One request and its response, as ASGI has it: `scope`, `receive`, `send` (ASGI 3.0, HTTP specification 2.4).
+"""One request and its response, as ASGI has it: `receive`, `send` (ASGI 3.0, HTTP specification 2.4).
 
 - The head is one write, each body message another, sent at once (`answer.py` makes the bytes). A head that says
   `held` beside `status` goes out with the first body message, in one write.
-- One reader at a time: while the body is wanted, `receive`, so that nothing is read that was not asked for; then
-  the watch, which keeps what comes (a pipelined request) up to READ_AHEAD. Where the watch may not read, it asks
-  the kernel every POLL_SECONDS. So a client that leaves is noticed within a second in every phase: `receive` gives
-  `http.disconnect`, `send` raises ClientDisconnected, and `Transport.left` is set, for whoever does neither.
+- A client that leaves is noticed within a second in every phase: `receive` gives `http.disconnect`, `send` raises
+  ClientDisconnected, and `Transport.left` is set, for whoever does neither. On most connections the channel tells.
+  Where it does not, a task watches: while the body is wanted, `receive` alone reads, so that nothing is read that was
+  not asked for, and the watch asks the kernel every POLL_SECONDS; then the watch reads, and keeps what comes (a
+  pipelined request) up to READ_AHEAD.
 - `100 Continue` goes out when the application first waits for the body: a refusal comes first.
 - A response that cannot be finished is cut, never ended: no last chunk, no byte in place of a missing one; where
   only the end of the connection would tell, the connection is reset.
@@ -19,11 +20,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any
-from urllib.parse import unquote
 
-import h11
 import trio
 from hypercorn.typing import AppWrapper
 
@@ -31,55 +28,16 @@ from tproxy import errors
 from tproxy.wire.answer import Answer, State, error_answer
 from tproxy.wire.channel import Channel, ClientDisconnected
 from tproxy.wire.opening import Opening, Refused
+from tproxy.wire.request_body import Body
+from tproxy.wire.scope import Message
+from tproxy.wire.transport import Transport
+
+__all__ = ["POLL_SECONDS", "READ_AHEAD", "Cycle", "Transport"]
 
 READ_AHEAD = 65536
 POLL_SECONDS = 0.5
-_MAX_PARTS = 64  # chunks that one body message joins, so that tiny ones do not hold up everyone else
 
 _log = logging.getLogger("tproxy.wire")
-
-Message = dict[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class Transport:
-    """What ASGI's scope loses of a request: `scope["extensions"]["tproxy"]`.
-
-    Attributes:
-        target: the request target as it came, query included.
-        headers: in the client's spelling, order and repetition.
-        http_version: "1.0" or "1.1".
-        left: set when the client has left, whether or not the body was asked for; never by the end of the answer.
-    """
-
-    target: bytes
-    headers: list[tuple[bytes, bytes]]
-    http_version: str
-    left: trio.Event = field(default_factory=trio.Event, compare=False)
-
-
-def http_scope(opening: Opening, connection: Message, state: Message) -> Message:
-    """The ASGI scope of a request.
-
-    Args:
-        opening: its head.
-        connection: `scheme`, `root_path`, `client` and `server`.
-        state: the application's lifespan state, of which each request gets its own shallow copy.
-    """
-    path, _, query = opening.target.partition(b"?")
-    return {
-        "type": "http",
-        "asgi": {"version": "3.0", "spec_version": "2.4"},
-        "http_version": opening.http_version,
-        "method": opening.method,
-        "path": unquote(path.decode("ascii")),
-        "raw_path": path,
-        "query_string": query,
-        "headers": [(name.lower(), value) for name, value in opening.headers],
-        "state": state.copy(),
-        "extensions": {"tproxy": Transport(opening.target, opening.headers, opening.http_version)},
-        **connection,
-    }
 
 
 class Cycle:
@@ -88,7 +46,7 @@ class Cycle:
     Args:
         channel: the client; its `pending` bytes begin with the request's body.
         opening: the request's head.
-        scope: what `http_scope` made of it.
+        transport: the extension in its scope.
         closing: whether the connection takes no further request; asked when the answer begins and when it ends.
 
     Raises:
@@ -96,47 +54,60 @@ class Cycle:
     """
 
     __slots__ = (
-        "_answer", "_body_read", "_channel", "_closing", "_expects", "_fault", "_held", "_interim", "_left", "_over",
-        "_parser", "_reading", "_ready", "_scope",
+        "_answer", "_body", "_body_read", "_channel", "_closing", "_ended", "_expects", "_fault", "_held", "_interim",
+        "_method", "_over", "_reading", "_ready", "_transport",
     )  # fmt: skip
 
-    def __init__(self, channel: Channel, opening: Opening, scope: Message, closing: Callable[[], bool]) -> None:
+    def __init__(self, channel: Channel, opening: Opening, transport: Transport, closing: Callable[[], bool]) -> None:
         self._channel = channel
-        self._scope = scope
+        self._transport = transport
         self._closing = closing
+        self._method = opening.method
         self._answer = Answer(opening.method, opening.http_version, last=opening.last)
         self._held = b""  # a head that waits for the first of its body
-        self._left: trio.Event = scope["extensions"]["tproxy"].left
-        self._over = trio.Event()  # the response is whole, or nobody is left to take it
+        self._over = False  # the response is whole, or nobody is left to take it
+        self._ended: trio.Event | None = None  # set when it is over, for who waits for that
         self._fault: Refused | None = None  # what was wrong with the body
-        self._body_read = trio.Event()
-        self._parser: h11.Connection | None = opening.parser  # until the body is read
+        self._body: Body | None = opening.body  # until it is read
+        self._body_read: trio.Event | None = None  # set when it is, for the watch
         self._reading: trio.CancelScope | None = None  # `receive`, waiting for the client
         self._expects = opening.expects_continue and not channel.pending
         self._interim: trio.Event | None = None  # set when the 100 is out
         if channel.pending:
-            opening.parser.receive_data(bytes(channel.pending))
+            opening.body.feed(bytes(channel.pending))
             channel.pending.clear()
         self._ready = self._parse()
 
-    async def run(self, app: AppWrapper) -> bool:
+    async def run(self, app: AppWrapper, scope: Message) -> bool:
         """Have the application answer. Whether the connection can serve another request; if not, it is closed."""
+        self._transport.attach(self)
         try:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._watch)
-                await self._call(app)
-                nursery.cancel_scope.cancel()
+            if self._channel.attend(self._leave):
+                await self._call(app, scope)
+            else:
+                self._body_read = trio.Event()
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self._watch, self._body_read)
+                    await self._call(app, scope)
+                    nursery.cancel_scope.cancel()
             return await self._settle()
         except BaseException:
+            self._channel.attend(None)
             self._cut()
             raise
+        finally:
+            self._transport.attach(None)
 
     async def receive(self) -> Message:
         """ASGI: the next part of the body, READ_AHEAD bytes at most; `http.disconnect` when all is over."""
-        await trio.lowlevel.checkpoint()
-        while not self._over.is_set() and not self._channel.gone:
-            if self._body_read.is_set() and self._ready is None:
-                await self._over.wait()
+        if self._ready is not None:  # it had come with the head
+            await trio.lowlevel.checkpoint_if_cancelled()
+        else:
+            await trio.lowlevel.checkpoint()
+        while not self._over and not self._channel.gone:
+            if self._body is None and self._ready is None:
+                self._ended = self._ended or trio.Event()
+                await self._ended.wait()
                 break
             try:
                 message, self._ready = self._ready or self._parse(), None
@@ -161,13 +132,13 @@ class Cycle:
             raise ClientDisconnected("the client has left")
         turn = (message["type"], self._answer.state)
         if turn == ("http.response.start", State.WAITING):
-            self._answer.last |= self._closing() or not self._body_read.is_set()
+            self._answer.last |= self._closing() or self._body is not None
             head = self._answer.head(message["status"], message.get("reason"), message.get("headers", ()))
             if self._interim is not None:
                 await self._interim.wait()
             if message.get("held", False):
                 self._held = head
-                await trio.lowlevel.checkpoint()
+                await trio.lowlevel.checkpoint_if_cancelled()
             else:
                 await self._channel.write(head)
         elif turn == ("http.response.body", State.OPEN):
@@ -183,11 +154,24 @@ class Cycle:
         else:
             raise RuntimeError(f"{message['type']} was sent, but the response {self._answer.state.value}")
 
-    async def _call(self, app: AppWrapper) -> None:
+    @property
+    def ready(self) -> bool:
+        """See `Transport.ready`."""
+        return self._ready is not None
+
+    def sink(self) -> int | None:
+        """See `Transport.sink`."""
+        return self._channel.descriptor() if self._answer.in_chunks and not self._held else None
+
+    async def rest(self, data: bytes) -> None:
+        """See `Transport.rest`."""
+        await self._channel.write(data)
+
+    async def _call(self, app: AppWrapper, scope: Message) -> None:
         await trio.lowlevel.checkpoint_if_cancelled()
         try:
             await app(
-                self._scope,  # type: ignore[arg-type]  # hypercorn's own names for these dicts
+                scope,  # type: ignore[arg-type]  # hypercorn's own names for these dicts
                 self.receive,  # type: ignore[arg-type]
                 self.send,  # type: ignore[arg-type]
                 trio.to_thread.run_sync,
@@ -198,18 +182,18 @@ class Cycle:
         except* Exception as group:
             _log.error("the application failed", exc_info=group)
         else:
-            if self._answer.state is State.WAITING and not self._over.is_set():
+            if self._answer.state is State.WAITING and not self._over:
                 _log.error("the application returned without an answer")
 
-    async def _watch(self) -> None:
-        """See the client leave, whatever the application does meanwhile."""
+    async def _watch(self, body_read: trio.Event) -> None:
+        """See the client leave, whatever the application does meanwhile, where the channel does not tell."""
         channel = self._channel
         await trio.lowlevel.checkpoint_if_cancelled()
         while not channel.gone:
             room = READ_AHEAD - len(channel.pending)
-            if not self._body_read.is_set():
+            if self._body is not None:
                 with trio.move_on_after(POLL_SECONDS):
-                    await self._body_read.wait()
+                    await body_read.wait()
             elif room > 0:
                 channel.pending.extend(await channel.read(room))
                 continue
@@ -217,49 +201,49 @@ class Cycle:
                 await trio.sleep(POLL_SECONDS)
             if channel.left():
                 channel.leave()
+
+    def _leave(self) -> None:
+        """Nothing more can be sent, for the client has left, or the application has cancelled its own `send`."""
         self._end()
+        if not self._channel.aborted:
+            self._transport.leave()
 
     def _end(self) -> None:
-        self._over.set()
-        if self._channel.gone:
-            self._left.set()
+        self._over = True
+        if self._ended is not None:
+            self._ended.set()
         if self._reading is not None:
             self._reading.cancel()
 
     def _parse(self) -> Message | None:
         """The next body message out of what has come, if that suffices for one."""
-        if self._parser is None:
+        if self._body is None:
             return None
-        parts: list[bytes] = []
-        more = True
         try:
-            while more and len(parts) < _MAX_PARTS:
-                event = self._parser.next_event()
-                if isinstance(event, h11.Data):
-                    parts.append(event.data)
-                elif isinstance(event, h11.EndOfMessage):  # its trailers are dropped
-                    more = False
-                else:
-                    break
-        except h11.RemoteProtocolError:
+            found = self._body.read()
+        except ValueError:
             raise Refused(400, "The request body is not framed as its head says.") from None
+        if found is None:
+            return None
+        part, more = found
         if not more:
-            self._channel.pending.extend(self._parser.trailing_data[0])
-            self._parser = None
-            self._body_read.set()
-        return {"type": "http.request", "body": b"".join(parts), "more_body": more} if parts or not more else None
+            self._channel.pending += self._body.rest
+            self._body = None
+            if self._body_read is not None:
+                self._body_read.set()
+        return {"type": "http.request", "body": part, "more_body": more}
 
     async def _read(self) -> None:
         """Wait for more of the body."""
-        with trio.CancelScope() as self._reading:
-            if self._expects and self._answer.state is State.WAITING:
-                await self._ask_for_body()
-            data = await self._channel.read(READ_AHEAD)
-            if data and self._parser is not None:
-                self._parser.receive_data(data)
-        self._reading = None
-        if self._channel.gone:
-            self._end()
+        data = self._channel.take(READ_AHEAD)
+        if data is None:
+            with trio.CancelScope() as self._reading:
+                if self._expects and self._answer.state is State.WAITING:
+                    await self._ask_for_body()
+                data = await self._channel.read(READ_AHEAD)
+            self._reading = None
+        if data and self._body is not None:
+            self._body.feed(data)
 
     async def _ask_for_body(self) -> None:
         self._expects = False
@@ -274,16 +258,17 @@ class Cycle:
     async def _settle(self) -> bool:
         """What becomes of the connection, now that the application has returned."""
         await trio.lowlevel.checkpoint_if_cancelled()
+        self._channel.attend(None)
         state = self._answer.state
         if self._channel.gone or self._answer.cut_looks_whole:
             self._cut()
             return False
-        self._answer.last |= self._closing() or not self._body_read.is_set()
+        self._answer.last |= self._closing() or self._body is not None
         if state is State.COMPLETE and not self._answer.last:
             return True
         if state is State.WAITING:
             await self._fail()
-        await self._channel.finish(linger=not self._body_read.is_set() or bool(self._channel.pending))
+        await self._channel.finish(linger=self._body is not None or self._channel.unread)
         return False
 
     async def _fail(self) -> None:
@@ -294,7 +279,7 @@ class Cycle:
             status, fault = self._fault.status, self._fault.fault
         await trio.lowlevel.checkpoint_if_cancelled()
         with contextlib.suppress(ClientDisconnected):
-            await self._channel.write(error_answer(status, fault, body=self._scope["method"] != "HEAD"))
+            await self._channel.write(error_answer(status, fault, body=self._method != "HEAD"))
 
     def _cut(self) -> None:
         """End the connection at once, in a way that no client takes for the end of the response."""

@@ -9,14 +9,16 @@ What a trio stream leaves open is closed here, once, for plain and TLS connectio
 - `close` is orderly for the kernel, `reset` is an abort that no client takes for an end, `finish` closes so that
   the client can still read the answer though it has not stopped sending.
 
-This file knows nothing of HTTP.
+This file knows nothing of HTTP, and not how bytes are moved: `channel_kinds.py` does.
 """
 
 from __future__ import annotations
 
+import abc
 import select
 import socket
 import struct
+from collections.abc import Callable
 
 import trio
 
@@ -26,47 +28,50 @@ LINGER_SECONDS = 2
 
 _ABORT = struct.pack("ii", 1, 0)  # struct linger: on, for 0 seconds
 _HANGUP = getattr(select, "POLLRDHUP", 0)  # Linux has it; elsewhere only a reset shows, the rest at the next write
+_AT_ONCE = 16  # reads and writes without waiting, before everybody else has a turn
+
+Data = bytes | bytearray | memoryview
 
 
 class ClientDisconnected(OSError):
     """The client left, or took nothing for too long. What ASGI 2.4 asks `send` to raise: an OSError."""
 
 
-class Channel:
+class Channel(abc.ABC):
     """The client's side of one connection, and the bytes that were read but not used yet.
 
     Args:
-        stream: what the listener accepted; a TLS stream has done its handshake.
+        raw: the connection's socket.
         write_seconds: how long a write may make no progress. A TLS write is all or nothing, so there it is the
             time for the whole of it.
 
     Attributes:
         pending: bytes that came before they were wanted, in order.
         gone: nothing more can be read or written.
+        aborted: it is because a write was cancelled, and not because of the client.
     """
 
-    __slots__ = ("_scope", "_stream", "_write_seconds", "gone", "pending", "socket")
+    __slots__ = ("_on_gone", "_scope", "_turns", "_write_seconds", "aborted", "gone", "pending", "socket")
 
-    def __init__(self, stream: trio.SocketStream | trio.SSLStream[trio.SocketStream], write_seconds: float) -> None:
-        self._stream = stream
-        self._write_seconds = write_seconds
-        self._scope: trio.CancelScope | None = None
-        self.socket = stream.transport_stream.socket if isinstance(stream, trio.SSLStream) else stream.socket
+    def __init__(self, raw: trio.socket.SocketType, write_seconds: float) -> None:
+        self.socket = raw
         self.pending = bytearray()
         self.gone = False
+        self.aborted = False
+        self._write_seconds = write_seconds
+        self._scope: trio.CancelScope | None = None  # of a write that waits
+        self._on_gone: Callable[[], None] | None = None
+        self._turns = 0
 
+    @abc.abstractmethod
+    def take(self, max_bytes: int = READ_BYTES) -> bytes | None:
+        """What can be read without waiting; None if that is not known, b"" when the client has left."""
+
+    @abc.abstractmethod
     async def read(self, max_bytes: int = READ_BYTES) -> bytes:
         """The next bytes, at most `max_bytes`; b"" when the client has left. One task at a time."""
-        try:
-            data = bytes(await self._stream.receive_some(max_bytes))
-        except (trio.BrokenResourceError, trio.ClosedResourceError):
-            await trio.lowlevel.checkpoint_if_cancelled()
-            data = b""
-        if not data:
-            self.leave()
-        return data
 
-    async def write(self, data: bytes | bytearray | memoryview) -> None:
+    async def write(self, data: Data) -> None:
         """Send all of `data`; on a plain socket that takes it at once, in one system call. One task at a time.
 
         A cancelled write leaves half a message behind, so it aborts the connection.
@@ -76,32 +81,38 @@ class Channel:
         """
         if self.gone:
             raise ClientDisconnected("the client has left")
-        self._scope = scope = trio.CancelScope(deadline=trio.current_time() + self._write_seconds)
         try:
-            with scope:
-                await self._send(data, scope)
+            await self._breathe()
+            rest = self._give(data)
+            done = not rest or await self._wait_out(rest)
         except (OSError, trio.BrokenResourceError, trio.ClosedResourceError) as error:
             self.reset()
             raise ClientDisconnected("the connection to the client broke") from error
         except trio.Cancelled:
+            self.aborted = not self.gone
             self.reset()
             raise
-        finally:
-            self._scope = None
-        if scope.cancelled_caught:
+        if not done:
             self.reset()
             raise ClientDisconnected("the client took nothing for too long, or left meanwhile")
 
-    async def _send(self, data: bytes | bytearray | memoryview, scope: trio.CancelScope) -> None:
-        if isinstance(self._stream, trio.SSLStream):
-            await self._stream.send_all(data)
-            return
-        sent = await self.socket.send(data)
-        if sent < len(data):
-            rest = memoryview(data)[sent:]
-            while rest:
-                scope.deadline = trio.current_time() + self._write_seconds
-                rest = rest[await self.socket.send(rest) :]
+    def attend(self, on_gone: Callable[[], None] | None) -> bool:
+        """Have `on_gone` called, once, as soon as this channel is `gone`, for whatever reason; None: no more.
+
+        Returns:
+            False: nobody tells unless somebody reads, or asks `left`.
+        """
+        self._on_gone = on_gone
+        return False
+
+    def descriptor(self) -> int | None:
+        """The descriptor, if one may write to it directly, here and now."""
+        return None
+
+    @property
+    def unread(self) -> bool:
+        """Whether the client has sent more than was read, as far as is known."""
+        return bool(self.pending)
 
     def left(self) -> bool:
         """Whether the client's FIN or RST has come, however much lies unread before it.
@@ -117,9 +128,13 @@ class Channel:
 
     def leave(self) -> None:
         """Take note that the client is gone: a write that is under way ends, later ones do not begin."""
+        if self.gone:
+            return
         self.gone = True
         if self._scope is not None:
             self._scope.cancel()
+        if self._on_gone is not None:
+            self._on_gone()
 
     def close(self) -> None:
         """Close the socket. What was written is still delivered, unless the client sent what nobody read."""
@@ -152,14 +167,6 @@ class Channel:
         finally:
             self.close()
 
-    async def _drop_input(self) -> None:
-        dropped = 0
-        while True:
-            data = await self.socket.recv(READ_BYTES)
-            dropped += len(data)
-            if not data or dropped >= LINGER_BYTES:
-                return
-
     def probe(self) -> None:
         """Have the kernel probe a silent client, so that one whose network vanished is not kept for ever."""
         if self.socket.family in (socket.AF_INET, socket.AF_INET6) and hasattr(socket, "TCP_KEEPIDLE"):
@@ -167,3 +174,37 @@ class Channel:
             self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 60)
             self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 60)
             self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 5)
+
+    @abc.abstractmethod
+    def _give(self, data: Data) -> Data:
+        """Write what can be written without waiting; return the rest."""
+
+    @abc.abstractmethod
+    async def _push(self, data: Data, waiting: trio.CancelScope) -> None:
+        """Write all of `data`, and move the deadline of `waiting` with each progress."""
+
+    async def _wait_out(self, data: Data) -> bool:
+        """Write all of `data`. False: the time was up, or the client left meanwhile."""
+        self._scope = waiting = trio.CancelScope(deadline=trio.current_time() + self._write_seconds)
+        try:
+            with waiting:
+                await self._push(data, waiting)
+        finally:
+            self._scope = None
+        return not waiting.cancelled_caught
+
+    async def _breathe(self) -> None:
+        """A checkpoint for what need not wait: cancellation is seen at once, and others have their turn at times."""
+        self._turns = (self._turns + 1) % _AT_ONCE
+        if self._turns:
+            await trio.lowlevel.checkpoint_if_cancelled()
+        else:
+            await trio.lowlevel.checkpoint()
+
+    async def _drop_input(self) -> None:
+        dropped = 0
+        while True:
+            data = await self.socket.recv(READ_BYTES)
+            dropped += len(data)
+            if not data or dropped >= LINGER_BYTES:
+                return

@@ -9,6 +9,8 @@ connections. The rules:
   silent client counts too); between requests a connection may idle for hypercorn's `keep_alive_timeout`.
 - A client that leaves an idle connection is let go at once. When hypercorn shuts down, idle connections close at
   once; running exchanges finish, and then their connections close.
+- One task serves a connection, the one that hypercorn starts. Only where nothing tells that a client leaves (see
+  `channel_kinds.py`), there is another one beside it while a request is served.
 - Memory: an idle connection holds no buffer, a streaming one at most what its client sent ahead (64 KiB).
 
 This file knows nothing of what is served.
@@ -31,9 +33,12 @@ from hypercorn.typing import AppWrapper
 from hypercorn.utils import parse_socket_addr
 
 from tproxy.wire.answer import error_answer
-from tproxy.wire.asgi import Cycle, Message, Transport, http_scope
-from tproxy.wire.channel import Channel, ClientDisconnected
-from tproxy.wire.opening import Refused, head_end, open_request
+from tproxy.wire.asgi import Cycle, Transport
+from tproxy.wire.channel import ClientDisconnected
+from tproxy.wire.channel_kinds import Stream, channel_of
+from tproxy.wire.idle import idle_waits
+from tproxy.wire.opening import Opening, Refused, head_end, open_request
+from tproxy.wire.scope import Message, http_scope
 
 __all__ = ["Bounds", "ClientDisconnected", "Connection", "Transport", "install"]
 
@@ -78,7 +83,18 @@ class Connection:
             handshake is still to be done, or a `trio.SocketStream`.
     """
 
-    __slots__ = ("_app", "_bounds", "_channel", "_config", "_context", "_facts", "_served", "_state", "_stream")
+    __slots__ = (
+        "_app",
+        "_bounds",
+        "_channel",
+        "_config",
+        "_context",
+        "_facts",
+        "_idle",
+        "_served",
+        "_state",
+        "_stream",
+    )
 
     def __init__(
         self,
@@ -87,7 +103,7 @@ class Connection:
         config: Config,
         context: WorkerContext,
         state: Message,
-        stream: trio.SocketStream | trio.SSLStream[trio.SocketStream],
+        stream: Stream,
     ) -> None:
         self._bounds = bounds
         self._app = app
@@ -95,7 +111,8 @@ class Connection:
         self._context = context
         self._state = state
         self._stream = stream
-        self._channel = Channel(stream, bounds.write)
+        self._channel = channel_of(stream, bounds.write)
+        self._idle = idle_waits(context)
         self._facts: Message = {}
         self._served = 0
 
@@ -106,7 +123,7 @@ class Connection:
         """Serve until the connection ends. Nothing but cancellation is raised."""
         await trio.lowlevel.checkpoint_if_cancelled()
         try:
-            if await self._open():
+            if await self._begin():
                 while await self._serve():
                     pass
         except* Exception as group:
@@ -114,7 +131,7 @@ class Connection:
         finally:
             self._channel.close()
 
-    async def _open(self) -> bool:
+    async def _begin(self) -> bool:
         """Do the TLS handshake and learn who is at the other end. False where there is nobody to serve."""
         await trio.lowlevel.checkpoint_if_cancelled()
         secure = isinstance(self._stream, trio.SSLStream)
@@ -143,16 +160,19 @@ class Connection:
         """Serve one request. Whether another may follow."""
         try:
             head = await self._next_head()
-            cycle = self._cycle(head) if head else None
+            if not head:
+                return False
+            opening = self._open(head)
+            transport = Transport(opening.target, opening.headers, opening.http_version)
+            cycle = Cycle(self._channel, opening, transport, self._closing)
         except Refused as refused:
             await self._refuse(refused)
             return False
-        if cycle is None:
-            return False
-        del head
+        scope = http_scope(opening, transport, self._facts, self._state)
+        del head, opening, transport
         self._served += 1
         await self._context.mark_request()
-        return await cycle.run(self._app)
+        return await cycle.run(self._app, scope)
 
     async def _next_head(self) -> bytes:
         """The next request's head; b"" when none will come: the client left, idled too long, or we shut down.
@@ -160,25 +180,6 @@ class Connection:
         Raises:
             Refused: it is malformed, too long or too slow.
         """
-        found: bytes | Refused = b""
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._end_idling, nursery.cancel_scope)
-            try:
-                found = await self._read_head()
-            except Refused as refused:  # the nursery would wrap it
-                found = refused
-            nursery.cancel_scope.cancel()
-        if isinstance(found, Refused):
-            raise found
-        return found
-
-    async def _end_idling(self, waiting: trio.CancelScope) -> None:
-        """When hypercorn shuts down, wait no more; a head that has begun is still waited for, and served."""
-        await self._context.terminated.wait()
-        if not self._channel.pending:
-            waiting.cancel()
-
-    async def _read_head(self) -> bytes:
         await trio.lowlevel.checkpoint_if_cancelled()
         pending = self._channel.pending
         limit = self._bounds.max_header_bytes
@@ -199,21 +200,37 @@ class Connection:
                 if not begun and pending != b"\r":  # which may still become an empty line
                     begun = True
                     until = trio.current_time() + self._bounds.head
-            data = b""
-            with trio.CancelScope(deadline=until) as waiting:
-                data = await self._channel.read(limit + 1 - len(pending))
-                pending.extend(data)
-            if waiting.cancelled_caught and pending:
-                raise Refused(408, f"The request head took longer than {self._bounds.head:g} seconds.")
+            data = self._channel.take(limit + 1 - seen)
+            if data is None:
+                data = await self._more_of_head(until, limit + 1 - seen)
             if not data:
                 return b""
+            pending += data
 
-    def _cycle(self, head: bytes) -> Cycle:
+    async def _more_of_head(self, until: float, max_bytes: int) -> bytes:
+        """Wait for more; as `_next_head`, b"" when none will come. Shutting down ends the wait before a head alone."""
+        begun = bool(self._channel.pending)
+        if not begun and self._context.terminated.is_set():
+            await trio.lowlevel.checkpoint_if_cancelled()
+            return b""
+        data = b""
+        with trio.CancelScope(deadline=until) as waiting:
+            if not begun:
+                self._idle.add(waiting)
+            try:
+                data = await self._channel.read(max_bytes)
+            finally:
+                self._idle.discard(waiting)
+        if waiting.cancelled_caught and begun:
+            raise Refused(408, f"The request head took longer than {self._bounds.head:g} seconds.")
+        return data
+
+    def _open(self, head: bytes) -> Opening:
         opening = open_request(head, max_bytes=self._bounds.max_header_bytes, max_headers=self._bounds.max_headers)
         names = self._config.server_names
         if names and opening.host.decode("latin-1") not in names:
             raise Refused(421, "This server does not answer to that Host.")
-        return Cycle(self._channel, opening, http_scope(opening, self._facts, self._state), self._closing)
+        return opening
 
     def _closing(self) -> bool:
         return self._context.terminated.is_set() or self._served >= self._config.keep_alive_max_requests

@@ -1,8 +1,10 @@
 """The head of a request: where it ends, and whether it is one that we serve.
 
-h11 parses; it is lenient where RFC 9112 lets a server be, and a proxy is where leniency becomes request smuggling.
-So the raw bytes are looked at before h11 smooths them over, and the parsed request after. What is refused here
-never reaches the application. Refused are, beyond what h11 refuses itself:
+A plain request, as nearly all are, is read here (`open_plain`). Whatever is not plain goes to the judge, which is h11
+with a strict eye on both sides of it: h11 is lenient where RFC 9112 lets a server be, and a proxy is where leniency
+becomes request smuggling. So the raw bytes are looked at before h11 smooths them over, and the parsed request after.
+What the judge refuses never reaches the application, and what is plain is what it would let pass just so. Refused
+are, beyond what h11 refuses itself:
 
 - 400: control characters, bare CR or LF, folded lines; Content-Length given twice or beside Transfer-Encoding;
   Transfer-Encoding in HTTP/1.0; a Host that is no host; `Upgrade: websocket` and `Upgrade: h2c`
@@ -16,11 +18,15 @@ A refusal's message never repeats what the client sent: it may hold a key.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Iterable
 
 import h11
+import msgspec
 
 from tproxy import errors
+from tproxy.errors import Header
+from tproxy.protocol.head import plain_fields
+from tproxy.wire.request_body import Body, ChunkedBody, CountedBody
 
 # Also a CR whose LF may still be on its way is no fault, and a fold is seen with the LF that precedes it.
 _FAULT = re.compile(rb"(?<!\r)\n|\r(?!\n|\Z)|\n[ \t]|[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
@@ -28,6 +34,9 @@ _CONTENT_LENGTH = re.compile(rb"\r\ncontent-length:([^\r]*)", re.IGNORECASE)
 # RFC 3986 section 3.2.2: IP-literal or reg-name, then a port; an empty host names nobody.
 _HOST = re.compile(rb"(?:\[[0-9A-Fa-f:.]+\]|(?:[A-Za-z0-9\-._~!$&'()*+,;=]|%[0-9A-Fa-f]{2})+)(?::[0-9]{0,5})?")
 _LENGTH_DIGITS = 15
+_PLAIN_LINE = re.compile(rb"([A-Z]+) ([\x21-\x7e]+) HTTP/1\.1\r\n")
+_TELLING = frozenset((b"host", b"content-length", b"connection", b"transfer-encoding", b"upgrade", b"expect"))
+_NOT_SERVED = (b"CONNECT", b"TRACE")
 
 
 class Refused(Exception):  # not a Fault: there is no exchange yet
@@ -47,8 +56,7 @@ class Refused(Exception):  # not a Fault: there is no exchange yet
         self.fault = errors.BadRequest(message)
 
 
-@dataclass(frozen=True, slots=True)
-class Opening:
+class Opening(msgspec.Struct, frozen=True):
     """A request whose head is whole and well-formed.
 
     Attributes:
@@ -58,17 +66,17 @@ class Opening:
         host: the Host field, b"" where an HTTP/1.0 client sent none.
         last: the client takes no further answer on this connection.
         expects_continue: the client waits for 100 before it sends its body.
-        parser: h11's state, which takes the body's bytes from here on.
+        body: takes the bytes that follow.
     """
 
     method: str
     target: bytes
     http_version: str
-    headers: list[tuple[bytes, bytes]]
+    headers: list[Header]
     host: bytes
     last: bool
     expects_continue: bool
-    parser: h11.Connection
+    body: Body
 
 
 def head_end(data: bytearray, seen: int, max_bytes: int) -> int:
@@ -80,15 +88,15 @@ def head_end(data: bytearray, seen: int, max_bytes: int) -> int:
         max_bytes: the longest head.
 
     Raises:
-        Refused: too long, or a byte that no head has. Known before the head is whole.
+        Refused: too long; or not whole yet, and there is a byte in it that no head has.
     """
     end = data.find(b"\r\n\r\n", max(0, seen - 3)) + 4
     if end < 4:
         end = 0
     if (end or len(data)) > max_bytes:
         raise Refused(431, f"The request head is longer than {max_bytes} bytes.")
-    if _FAULT.search(data, max(0, seen - 1), end or len(data)):
-        raise Refused(400, "The request head holds a control character, a bare CR or LF, or a folded line.")
+    if not end:
+        _check_bytes(data, max(0, seen - 1))
     return end
 
 
@@ -103,6 +111,53 @@ def open_request(head: bytes, *, max_bytes: int, max_headers: int) -> Opening:
     Raises:
         Refused: this request is not served.
     """
+    opening = open_plain(head, max_headers)
+    return opening if opening is not None else judge(head, max_bytes, max_headers)
+
+
+def open_plain(head: bytes, max_headers: int) -> Opening | None:
+    """Read a request that nothing is unusual about. None: it is for `judge` to say what it is.
+
+    What it reads, `judge` would read alike, only not as fast.
+    """
+    line = _PLAIN_LINE.match(head)
+    if line is None or line[1] in _NOT_SERVED:
+        return None
+    headers = plain_fields(head[line.end() : -2])
+    if headers is None or len(headers) > max_headers:
+        return None
+    host: bytes | None = None
+    length: int | None = None
+    last = False
+    for name, value in headers:
+        name = name.lower()
+        if name not in _TELLING:
+            continue
+        if name == b"host" and host is None:
+            host = value
+        elif name == b"content-length" and length is None and value.isdigit() and len(value) <= _LENGTH_DIGITS:
+            length = int(value)
+        elif name == b"connection":
+            last |= b"close" in _members((value,))
+        else:
+            return None
+    if host is None or not _HOST.fullmatch(host):
+        return None
+    return Opening(
+        method=line[1].decode("ascii"),
+        target=line[2],
+        http_version="1.1",
+        headers=headers,
+        host=host,
+        last=last,
+        expects_continue=False,
+        body=CountedBody(length or 0),
+    )
+
+
+def judge(head: bytes, max_bytes: int, max_headers: int) -> Opening:
+    """Read any request. As `open_request`."""
+    _check_bytes(head, 0)
     if head.count(b"\r\n") - 2 > max_headers:
         raise Refused(431, f"The request has more than {max_headers} header fields.")
     parser = h11.Connection(h11.SERVER, max_incomplete_event_size=max_bytes)
@@ -120,23 +175,29 @@ def open_request(head: bytes, *, max_bytes: int, max_headers: int) -> Opening:
     _check_line(request)
     _check_framing(request, fields, _CONTENT_LENGTH.findall(head))
     _check_fields(fields)
+    chunked = b"transfer-encoding" in fields
     return Opening(
         method=request.method.decode("ascii"),
         target=request.target,
         http_version=request.http_version.decode("ascii"),
         headers=request.headers.raw_items(),
         host=fields.get(b"host", [b""])[0],
-        last=request.http_version == b"1.0" or b"close" in _tokens(fields, b"connection"),
+        last=request.http_version == b"1.0" or b"close" in _members(fields.get(b"connection", ())),
         # An HTTP/1.0 client's expectation is not one (RFC 9110 section 10.1.1).
         expects_continue=request.http_version == b"1.1" and b"expect" in fields,
-        parser=parser,
+        body=ChunkedBody(parser) if chunked else CountedBody(int(fields.get(b"content-length", [b"0"])[0])),
     )
+
+
+def _check_bytes(data: bytes | bytearray, start: int) -> None:
+    if _FAULT.search(data, start):
+        raise Refused(400, "The request head holds a control character, a bare CR or LF, or a folded line.")
 
 
 def _check_line(request: h11.Request) -> None:
     if request.http_version not in (b"1.0", b"1.1"):
         raise Refused(505, "Only HTTP/1.0 and HTTP/1.1 are served.")
-    if request.method in (b"CONNECT", b"TRACE") or request.method != request.method.upper():
+    if request.method in _NOT_SERVED or request.method != request.method.upper():
         raise Refused(501, "This method is not served.")
 
 
@@ -156,12 +217,12 @@ def _check_framing(request: h11.Request, fields: dict[bytes, list[bytes]], raw_l
 def _check_fields(fields: dict[bytes, list[bytes]]) -> None:
     if not all(_HOST.fullmatch(value) for value in fields.get(b"host", ())):
         raise Refused(400, "The Host header is not a host and an optional port.")
-    if {token.partition(b"/")[0] for token in _tokens(fields, b"upgrade")} & {b"websocket", b"h2c"}:
+    if {token.partition(b"/")[0] for token in _members(fields.get(b"upgrade", ()))} & {b"websocket", b"h2c"}:
         raise Refused(400, "This connection cannot be upgraded to another protocol.")
-    if _tokens(fields, b"expect") - {b"100-continue"}:
+    if _members(fields.get(b"expect", ())) - {b"100-continue"}:
         raise Refused(417, "The only expectation that is met is 100-continue.")
 
 
-def _tokens(fields: dict[bytes, list[bytes]], name: bytes) -> set[bytes]:
+def _members(values: Iterable[bytes]) -> set[bytes]:
     """The members of a comma-separated field, in lower case."""
-    return {token.strip().lower() for value in fields.get(name, ()) for token in value.split(b",")}
+    return {token.strip().lower() for value in values for token in value.split(b",")}

@@ -21,26 +21,31 @@ from __future__ import annotations
 
 import ssl
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
+from collections.abc import Callable, Coroutine, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from enum import Enum
+from functools import partial
+from types import TracebackType
+from typing import Any
 from urllib.parse import urlsplit
 
-import h11
 import trio
 
-from tproxy.errors import BadRequest, Header, UpstreamBroken, UpstreamTimeout
+from tproxy.errors import Header, UpstreamBroken, UpstreamTimeout
 from tproxy.wire.dial import dial
-from tproxy.wire.outbound import Connection, Head, NothingSent, Upload
+from tproxy.wire.heads import Head, RequestHead, request_head
+from tproxy.wire.outbound import Connection, NothingSent
+from tproxy.wire.response import Response
+from tproxy.wire.upload import Pieces, Upload, in_pieces
 
 __all__ = ["Body", "Bounds", "Head", "Origin", "Pool", "Response"]
 
-ONE_WRITE = 65536  # bytes of a body that go out together with their head
+ONE_WRITE = 262_144  # bytes of a body that are offered to the kernel together with their head
 RETIRED_AT_ONCE = 16  # connections that an exchange looks at, and closes, for their age alone
 
-Body = bytes | Callable[[], Awaitable[bytes]]
-"""A whole body; or what gives its next piece, b"" at the end. It may raise anything."""
+Body = bytes | Pieces
+"""A whole body; or what gives its next piece."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,55 +102,6 @@ class Bounds:
     max_headers: int = 256
 
 
-class Response:
-    """The answer of one exchange, valid inside its context.
-
-    Attributes:
-        head: the final head.
-        reused: whether the connection had served an exchange before.
-        complete: whether `receive` has given all of the body; it may know that together with the last bytes.
-    """
-
-    __slots__ = ("_connection", "_idle", "_origin", "_upload", "complete", "head", "reused")
-
-    def __init__(
-        self, head: Head, connection: Connection, upload: Upload, origin: Origin, idle: float, *, reused: bool
-    ) -> None:
-        self.head = head
-        self.reused = reused
-        self.complete = False
-        self._connection = connection
-        self._upload = upload
-        self._origin = origin
-        self._idle = idle
-
-    def at_hand(self) -> bytes:
-        """Body bytes that came with the head, or b""; `complete` tells if that was all. Never waits, nor raises."""
-        if self.complete:
-            return b""
-        return self._given(self._connection.at_hand())
-
-    async def receive(self) -> bytes:
-        """All body bytes that one read of the socket brought; b"" exactly at the clean end.
-
-        Raises:
-            UpstreamBroken: the body was cut, or is not HTTP.
-            UpstreamTimeout: nothing of the body came for `idle` seconds.
-        """
-        if self.complete:
-            await trio.lowlevel.checkpoint()
-            return b""  # the connection may serve others now
-        with trio.move_on_after(self._idle):
-            return self._given(await self._connection.receive())
-        raise UpstreamTimeout(f"{self._origin} sent nothing of its answer for {self._idle:g} s")
-
-    def _given(self, data: bytes) -> bytes:
-        if self._connection.ended:
-            self.complete = True
-            self._upload.stop()
-        return data
-
-
 class Act(Enum):
     DIAL = "dial"
     WAIT = "wait"
@@ -167,6 +123,7 @@ class Pool:
         self._session: ssl.SSLSession | None = None
         self._idle: deque[Connection] = deque()  # the one that rests longest first
         self._places = trio.Semaphore(bounds.max_connections, max_value=bounds.max_connections)
+        self._retired: list[Connection] = []
         self._closed = False
 
     def __repr__(self) -> str:
@@ -174,15 +131,14 @@ class Pool:
         waiting = self._places.statistics().tasks_waiting
         return f"<Pool {self.origin}: idle {len(self._idle)}, active {active}, waiting {waiting}>"
 
-    @asynccontextmanager
-    async def exchange(
+    def exchange(
         self,
         method: bytes,
         target: bytes,
         headers: Sequence[Header],
         body: Body,
         on_sending: Callable[[], None] = lambda: None,
-    ) -> AsyncIterator[Response]:
+    ) -> AbstractAsyncContextManager[Response]:
         """Send a request, and give the answer as soon as its head is there.
 
         Leaving the context before `receive` gave b"" closes the connection at once.
@@ -193,47 +149,13 @@ class Pool:
                 upstream stops reading, or the answer is complete. What it raises comes out of the context as it is.
             on_sending: called before the first byte of the request can have been sent.
 
-        Raises:
+        Raises, when the context is entered:
             UpstreamUnreachable: no connection.
             UpstreamBroken: it ended, or what came was not HTTP, before the head of an answer.
             UpstreamTimeout: no place, no progress in sending, or no answer in time.
             BadRequest: what is to be sent is not HTTP.
         """
-        request = _request(method, target, headers)
-        whole = body if isinstance(body, bytes) and len(body) <= ONE_WRITE else None
-        connection, retired = await self._enter()
-        reused = connection is not None
-        response: Response | None = None
-        try:
-            if connection is not None:
-                on_sending()
-                try:
-                    await connection.start(request, whole)
-                except NothingSent:
-                    connection.close()
-                    connection, reused = None, False
-            if connection is None:
-                connection = await self._dial()
-                on_sending()
-                await connection.start(request, whole)
-            upload = Upload(connection, self.bounds.first_byte)
-            sending: AbstractAsyncContextManager[None] = nullcontext()
-            if whole is not None:
-                upload.request_ended()
-            else:
-                sending = upload.sending(_pieces(body) if isinstance(body, bytes) else body)
-            async with sending:
-                await _close_politely(retired)  # while the upstream works on its answer
-                head = await self._head(connection, upload.patience)
-                if not reused:
-                    self._session = connection.session() or self._session
-                response = Response(head, connection, upload, self.origin, self.bounds.idle, reused=reused)
-                yield response
-        finally:
-            for old in retired:
-                old.close()
-            self._leave(connection, clean=response is not None and response.complete)
-        await _close_politely(self._expired(trio.current_time()))
+        return _Exchange(self, method, target, headers, body, on_sending)
 
     async def aclose(self) -> None:
         """Close idle connections now, and those in use when their exchanges end.
@@ -241,41 +163,48 @@ class Pool:
         Exchanges may still come, from whoever took hold of the pool before; each dials a connection of its own.
         """
         self._closed = True
-        idle, self._idle = self._idle, deque()
-        await _close_politely(idle)
+        self._retired += self._idle
+        self._idle.clear()
+        self._close_retired()
+        await trio.lowlevel.checkpoint()
 
-    def _assign(self, now: float, *, placed: bool) -> tuple[Connection | Act, list[Connection]]:
-        """The policy: what serves an exchange (an idle connection, a dial, or it has to wait for a place), and what
-        is to be closed on this occasion. Takes the place, unless the exchange is `placed` already.
+    def _assign(self, now: float, *, placed: bool) -> Connection | Act:
+        """The policy: what serves an exchange: an idle connection, a dial, or it has to wait for a place. Takes the
+        place, unless the exchange is `placed` already, and retires what is to be closed on this occasion.
         """
         if not placed:
             try:
                 self._places.acquire_nowait()
             except trio.WouldBlock:
-                return Act.WAIT, []
-        retired = self._expired(now)
+                return Act.WAIT
+        self._retire_expired(now)
         idle, bounds = self._idle, self.bounds
         for _ in range(min(len(idle), RETIRED_AT_ONCE)):
             youngest = idle.pop()
             if youngest.usable() and not youngest.expired(now, bounds.max_idle, bounds.max_age):
-                return youngest, retired
-            retired.append(youngest)
+                return youngest
+            self._retired.append(youngest)
         while len(idle) > self._places.value:
-            retired.append(idle.popleft())
-        return Act.DIAL, retired
+            self._retired.append(idle.popleft())
+        return Act.DIAL
 
-    def _expired(self, now: float) -> list[Connection]:
-        """Take out those that have rested for too long, RETIRED_AT_ONCE at most. The caller closes them."""
+    def _retire_expired(self, now: float) -> None:
+        """Take out those that have rested for too long, RETIRED_AT_ONCE at most."""
         idle, bounds = self._idle, self.bounds
-        expired: list[Connection] = []
-        while len(expired) < RETIRED_AT_ONCE and idle and idle[0].expired(now, bounds.max_idle, bounds.max_age):
-            expired.append(idle.popleft())
-        return expired
+        for _ in range(RETIRED_AT_ONCE):
+            if not idle or not idle[0].expired(now, bounds.max_idle, bounds.max_age):
+                break
+            self._retired.append(idle.popleft())
 
-    async def _enter(self) -> tuple[Connection | None, list[Connection]]:
+    def _close_retired(self) -> None:
+        """Not done as soon as they are retired: a request that is to be sent goes first."""
+        while self._retired:
+            self._retired.pop().close(politely=True)
+
+    async def _enter(self) -> Connection | None:
         """Returns holding a place, which `_leave` gives back."""
         await trio.lowlevel.checkpoint_if_cancelled()
-        choice, retired = self._assign(trio.current_time(), placed=False)
+        choice = self._assign(trio.current_time(), placed=False)
         if choice is Act.WAIT:
             with trio.move_on_after(self.bounds.queue) as queue:
                 await self._places.acquire()
@@ -284,8 +213,8 @@ class Pool:
                     f"all {self.bounds.max_connections} connections to {self.origin} were in use "
                     f"for {self.bounds.queue:g} s"
                 )
-            choice, retired = self._assign(trio.current_time(), placed=True)
-        return (None if isinstance(choice, Act) else choice), retired
+            choice = self._assign(trio.current_time(), placed=True)
+        return None if isinstance(choice, Act) else choice
 
     async def _dial(self) -> Connection:
         bounds, origin = self.bounds, self.origin
@@ -299,13 +228,6 @@ class Pool:
         )
         return Connection(link, name=str(origin), max_head_bytes=bounds.max_head_bytes, max_headers=bounds.max_headers)
 
-    async def _head(self, connection: Connection, patience: trio.CancelScope) -> Head:
-        with patience:
-            return await connection.receive_head()
-        if connection.deaf:
-            raise UpstreamBroken(f"{self.origin} stopped reading the request and gave no answer")
-        raise UpstreamTimeout(f"{self.origin} gave no answer within {self.bounds.first_byte:g} s")
-
     def _leave(self, connection: Connection | None, *, clean: bool) -> None:
         """The end of every exchange: synchronous, so that nothing can interrupt it."""
         if connection is not None:
@@ -314,33 +236,92 @@ class Pool:
             else:
                 connection.close()
         self._places.release()
+        self._retire_expired(trio.current_time())
+        self._close_retired()
 
 
-async def _close_politely(connections: Collection[Connection]) -> None:
-    """Close idle connections; those that a cancellation leaves over, at once."""
-    try:
-        for connection in connections:
-            await connection.aclose()
-    finally:
-        for connection in connections:
-            connection.close()
+class _Exchange(AbstractAsyncContextManager[Response]):
+    """See `Pool.exchange`."""
 
+    __slots__ = ("_asked", "_connection", "_pool", "_response", "_sending")
 
-def _pieces(body: bytes) -> Callable[[], Awaitable[bytes]]:
-    """A large body, in pieces that neither TLS nor h11 copies at one go."""
-    starts = iter(range(0, len(body), ONE_WRITE))
+    def __init__(
+        self,
+        pool: Pool,
+        method: bytes,
+        target: bytes,
+        headers: Sequence[Header],
+        body: Body,
+        on_sending: Callable[[], None],
+    ) -> None:
+        self._pool = pool
+        self._asked = (method, target, headers, body, on_sending)
+        self._connection: Connection | None = None
+        self._response: Response | None = None
+        self._sending: AbstractAsyncContextManager[Head] | None = None
 
-    async def piece() -> bytes:
-        await trio.lowlevel.checkpoint_if_cancelled()
-        start = next(starts, len(body))
-        return body[start : start + ONE_WRITE]
+    async def __aenter__(self) -> Response:
+        pool = self._pool
+        method, target, headers, body, on_sending = self._asked
+        del self._asked  # a request must not be held for as long as its answer lasts
+        request = request_head(method, target, headers)
+        self._connection = await pool._enter()
+        try:
+            whole = body if isinstance(body, bytes) and len(body) <= ONE_WRITE else None
+            connection, left, reused = await self._start(request, whole, on_sending)
+            pool._close_retired()  # while the upstream works on its answer
+            pieces, upload = None, None
+            if whole is None:
+                pieces = in_pieces(body) if isinstance(body, bytes) else body
+            if left or pieces is not None:
+                upload = Upload(connection, pool.bounds.first_byte)
+                self._sending = upload.sending(left, pieces, partial(self._head, connection, upload.patience))
+            del request, headers, body, whole, left, pieces
+            if self._sending is None:
+                head = await self._head(connection, trio.CancelScope(relative_deadline=pool.bounds.first_byte))
+            else:
+                head = await self._sending.__aenter__()
+            if not reused:
+                pool._session = connection.session() or pool._session
+            self._response = Response(head, connection, upload, pool.bounds.idle, reused=reused)
+            return self._response
+        except BaseException:
+            pool._leave(self._connection, clean=False)
+            raise
 
-    return piece
+    def __aexit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> Coroutine[Any, Any, bool | None]:
+        return self._end(kind, exc, trace)
 
+    async def _end(
+        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> bool | None:
+        try:
+            return None if self._sending is None else await self._sending.__aexit__(kind, exc, trace)
+        finally:
+            self._pool._leave(self._connection, clean=self._response is not None and self._response.complete)
 
-def _request(method: bytes, target: bytes, headers: Sequence[Header]) -> h11.Request:
-    try:
-        return h11.Request(method=method, target=target, headers=list(headers))
-    except h11.LocalProtocolError:
-        # h11's own words quote the header, which may be a credential.
-        raise BadRequest("The request has a line that HTTP/1.1 cannot carry.") from None
+    async def _start(
+        self, head: RequestHead, body: bytes | None, on_sending: Callable[[], None]
+    ) -> tuple[Connection, memoryview, bool]:
+        """Send on the connection that the pool gave, or else on a new one: which, what is left, and whether it was
+        the pool's.
+        """
+        if (connection := self._connection) is not None:
+            on_sending()
+            try:
+                return connection, connection.start(head, body), True
+            except NothingSent:
+                connection.close()
+        self._connection = None
+        self._connection = connection = await self._pool._dial()
+        on_sending()
+        return connection, connection.start(head, body), False
+
+    async def _head(self, connection: Connection, patience: trio.CancelScope) -> Head:
+        with patience:
+            return await connection.receive_head()
+        if connection.deaf:
+            raise UpstreamBroken(f"{connection.name} stopped reading the request and gave no answer")
+        raise UpstreamTimeout(f"{connection.name} gave no answer within {self._pool.bounds.first_byte:g} s")
