@@ -23,7 +23,6 @@ from tests.wire.serving import (
     serving,
     settle,
 )
-from tproxy.wire.inbound import Transport
 
 pytestmark = pytest.mark.usefixtures("either_channel")
 
@@ -53,6 +52,9 @@ async def test_the_scope() -> None:
         )
         await client.answer()
         headers = [(b"Host", b"x"), (b"X-Two", b"1"), (b"x-two", b"2"), (b"Content-Length", b"0")]
+        transport = scopes[0]["extensions"].pop("tproxy")
+        told = (transport.target, transport.headers, transport.http_version)
+        assert told == (b"/v1/m%C3%A9ss?b=%20&b=+", headers, "1.1")
         assert scopes == [
             {
                 "type": "http",
@@ -68,7 +70,7 @@ async def test_the_scope() -> None:
                 "client": client.socket.getsockname(),
                 "server": server.address,
                 "state": {},
-                "extensions": {"tproxy": Transport(b"/v1/m%C3%A9ss?b=%20&b=+", headers, "1.1")},
+                "extensions": {},
             }
         ]
 
@@ -90,7 +92,9 @@ async def test_a_request_is_the_same_however_it_is_cut() -> None:
     seen: list[tuple[Any, bytes]] = []
 
     async def app(scope: Message, receive: Receive, send: Send) -> None:
-        seen.append(({**scope, "client": None, "headers": list(scope["headers"])}, await body_of(receive)))
+        transport = scope["extensions"]["tproxy"]
+        told = {"client": None, "headers": list(scope["headers"]), "extensions": (transport.target, transport.headers)}
+        seen.append((scope | told, await body_of(receive)))
         await answer_with(send)
 
     request = (

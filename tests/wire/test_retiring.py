@@ -10,10 +10,10 @@ import trio
 import trio.testing
 
 from tests.wire.client import BOUNDS, ask, counts, fetch, pool_to, read
-from tests.wire.peer import OK, answers, peer
+from tests.wire.peer import OK, Line, answers, peer
 from tproxy.wire.pool import Pool
 
-pytestmark = pytest.mark.usefixtures("either_channel")
+either_channel = pytest.mark.usefixtures("either_channel")
 
 
 @pytest.fixture
@@ -29,6 +29,7 @@ async def rest(pool: Pool, count: int) -> None:
             await read(await stack.enter_async_context(ask(pool)))
 
 
+@either_channel
 async def test_retired_a_few_at_a_time(clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch) -> None:
     """The request after a burst does not pay for all of it."""
     monkeypatch.setattr("tproxy.wire.pool.RETIRED_AT_ONCE", 2)
@@ -46,6 +47,7 @@ async def test_retired_a_few_at_a_time(clock: trio.testing.MockClock, monkeypatc
                 await line.gone.wait()
 
 
+@either_channel
 async def test_those_that_are_still_to_be_retired_count(
     clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -70,3 +72,25 @@ async def test_retired_when_an_exchange_ends(clock: trio.testing.MockClock) -> N
         assert counts(pool) == (1, 0, 0)
         with trio.fail_after(5):
             await upstream.lines[1].gone.wait()
+
+
+async def test_one_that_the_upstream_ends_is_closed_though_no_exchange_comes() -> None:
+    """Where the poller tells; elsewhere the next exchange finds it."""
+    ended = trio.Event()
+
+    async def script(line: Line) -> None:
+        await answers(OK, OK)(line) if ended.is_set() else await once(line)
+
+    async def once(line: Line) -> None:
+        await line.request()
+        await line.send(OK)
+        await ended.wait()
+
+    async with peer(script) as upstream, pool_to(upstream) as pool:
+        assert await fetch(pool) == (b"ok", False)
+        assert counts(pool)[0] == 1
+        ended.set()
+        with trio.fail_after(5):
+            while counts(pool)[0]:
+                await trio.testing.wait_all_tasks_blocked(0.01)
+        assert await fetch(pool) == (b"ok", False)

@@ -114,6 +114,8 @@ class Client:
     @property
     def between_events(self) -> bool:
         """It is an open stream of events, and the last one has been sent whole."""
+        if self._relay is not None and self._relay.unsent:
+            return False
         return self.is_open_stream and self._last.endswith(_ENDS_OF_EVENTS)
 
     def end_with(self, fault: Fault) -> None:
@@ -154,9 +156,10 @@ class Client:
                     raise response.timed_out()
         finally:
             self._relay = None
+            if relay.unsent:
+                self._last = b""
         if not relay.unsent:
             return None
-        self._last = b""
         try:
             await self.transport.rest(relay.unsent)
         except OSError:

@@ -32,7 +32,9 @@ from tproxy.store import base
 from tproxy.store.base import Claim, Closing, Ledger, Refusal, Standing
 from tproxy.store.subjects import Subject
 
-_HELD_BEYOND = 5 / 4  # of the output so far: how much is held when a stream has passed what was expected
+# Of the output so far: how much is asked for when a stream has passed what was expected, and when it is asked again.
+_HELD_BEYOND = 5 / 4
+_HELD_AT_LEAST = 9 / 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,11 +192,14 @@ class Following:
         cost, output = so_far.cost_nano, so_far.cost_output_nano or 0
         if cost is None:
             return
+
         # The input is known by now. The output may still come to what was expected, or go on.
-        wanted = cost if self._tight else cost - output + max(self._output_nano, math.ceil(output * _HELD_BEYOND))
-        if wanted > self._held_nano:
-            self._held_nano = wanted
-            self._ledger.extend(self._id, wanted, self._refused)
+        def needed(beyond: float) -> int:
+            return cost if self._tight else cost - output + max(self._output_nano, math.ceil(output * beyond))
+
+        if needed(_HELD_AT_LEAST) > self._held_nano:
+            self._held_nano = needed(_HELD_BEYOND)
+            self._ledger.extend(self._id, self._held_nano, self._refused)
 
     def _refused(self, refusal: Refusal) -> None:
         if self._tight:

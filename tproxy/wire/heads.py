@@ -106,7 +106,7 @@ class HeadReader:
         self._h11: h11.Connection | None = None
 
     def feed(self, data: bytes) -> tuple[Head, Body] | None:
-        """Take the next bytes, b"" at the connection's end. None: more are needed.
+        """Take the next bytes. None: more are needed.
 
         Raises:
             BadHead: no answer can come of it.

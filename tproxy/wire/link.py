@@ -56,8 +56,10 @@ class Link:
         self._unread = b""
         self._broken = False
         self._ended = False
-        epoll = poller.current()
-        self.watch = None if epoll is None else epoll.watch(self._fd)
+        self.watch: poller.Watch | None = None
+        with suppress(OSError):  # the kernel has no room for one more; trio asks for less
+            epoll = poller.current()
+            self.watch = None if epoll is None else epoll.watch(self._fd)
 
     def pull(self) -> bytes | None:
         """What has arrived, READ_BYTES at most; None if that is nothing, b"" at the end.

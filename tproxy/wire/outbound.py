@@ -21,7 +21,9 @@ It knows no deadlines but the link's own: who calls, sets them. Faults name the 
 from __future__ import annotations
 
 import ssl
+from collections.abc import Callable
 from enum import Enum
+from typing import cast
 
 import trio
 
@@ -29,6 +31,7 @@ from tproxy.errors import BadRequest, UpstreamBroken, UpstreamTimeout
 from tproxy.wire.bodies import Body
 from tproxy.wire.heads import BadHead, Head, HeadReader, RequestHead
 from tproxy.wire.link import Link
+from tproxy.wire.relay import Source
 
 __all__ = ["Connection", "Head", "NothingSent", "State"]
 
@@ -57,6 +60,8 @@ class Connection:
         max_head_bytes, max_headers: bounds on one head of an answer.
 
     Attributes:
+        state, link, name: where it is in its life, and what it was given.
+        born, rested: when it was made, and when its last exchange ended, in seconds of trio's clock.
         answered: the head of the current answer has come.
         ended: all of it has been given out.
         asked: all of the current request has been sent.
@@ -111,6 +116,11 @@ class Connection:
     def usable(self) -> bool:
         """Whether a request may be sent on it. Asks the socket, and never waits."""
         return self.state is State.IDLE and self.link.quiet()
+
+    def attend(self, on_gone: Callable[[], None] | None) -> None:
+        """Have `on_gone` called when the upstream leaves, where the poller tells; None: no more. For one that rests."""
+        if self.link.watch is not None:
+            self.link.watch.on_gone = on_gone
 
     def session(self) -> ssl.SSLSession | None:
         """See `Link.session`."""
@@ -251,13 +261,13 @@ class Connection:
         except UpstreamBroken:
             return b""
 
-    def source(self) -> Link | None:
-        """The link, if the answer may be relayed from it as it comes: the request is done, and the next byte is that
-        of a chunk's size. See `relay.Source`.
+    def source(self) -> Source | None:
+        """The link, if the answer may be relayed from it as it comes: the request is done, the next byte is that of a
+        chunk's size, and the poller tells. See `relay.Source`.
         """
         if self._body is None or not self._body.idle or self._rest or not (self.asked or self.link.deaf):
             return None
-        return self.link
+        return cast(Source, self.link) if self.link.watch is not None else None
 
     def rest(self) -> bool:
         """Make ready for another exchange. False: this connection cannot have one, and has to be closed."""

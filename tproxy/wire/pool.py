@@ -12,7 +12,8 @@ Rules:
   cancellation can come between.
 
 There is no task in the background: connections past their age are closed when an exchange begins or ends, a few at
-a time, so that the end of a burst costs no request its time. Without traffic they stay, until the upstream ends them.
+a time, so that the end of a burst costs no request its time. Without traffic they stay, until the upstream ends them,
+which closes them here too.
 
 This file knows nothing of what the bytes mean.
 """
@@ -22,7 +23,7 @@ from __future__ import annotations
 import ssl
 from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import dataclass
 from enum import Enum
 from functools import partial
@@ -182,6 +183,7 @@ class Pool:
         for _ in range(min(len(idle), RETIRED_AT_ONCE)):
             youngest = idle.pop()
             if youngest.usable() and not youngest.expired(now, bounds.max_idle, bounds.max_age):
+                youngest.attend(None)
                 return youngest
             self._retired.append(youngest)
         while len(idle) > self._places.value:
@@ -233,11 +235,18 @@ class Pool:
         if connection is not None:
             if clean and connection.rest() and not self._closed:
                 self._idle.append(connection)
+                connection.attend(partial(self._ended, connection))
             else:
                 connection.close()
         self._places.release()
         self._retire_expired(trio.current_time())
         self._close_retired()
+
+    def _ended(self, connection: Connection) -> None:
+        """The upstream has ended a connection that rested."""
+        with suppress(ValueError):  # it has been retired
+            self._idle.remove(connection)
+        connection.close()
 
 
 class _Exchange(AbstractAsyncContextManager[Response]):

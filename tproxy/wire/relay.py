@@ -24,9 +24,10 @@ from typing import Protocol
 import trio
 
 from tproxy.protocol.chunked import whole_chunks
+from tproxy.wire.link import READ_BYTES
 from tproxy.wire.poller import Watch
 
-READ_BYTES = 65536
+__all__ = ["READ_BYTES", "Relay", "Source"]
 
 
 class Source(Protocol):
@@ -76,11 +77,15 @@ class Relay:
         self.piece = self.unsent = b""
 
     async def run(self) -> None:
-        """Relay until the plain path has to go on, or `stop` is called. After a cancellation it may be run again."""
+        """Relay until the plain path has to go on, or `stop` is called.
+
+        After a cancellation it may be run again, which takes nothing on if it had come to a stop meanwhile.
+        """
         watch = self._source.watch
-        watch.on_readable = self._step
         try:
-            self._step()  # of what has come before, no event tells
+            if not self._stopped:
+                watch.on_readable = self._step
+                self._step()  # of what has come before, no event tells
             if self._stopped:
                 await trio.lowlevel.checkpoint()
             else:

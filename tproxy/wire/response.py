@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import cast
-
 import trio
 
 from tproxy.errors import UpstreamTimeout
@@ -71,8 +69,7 @@ class Response:
         That is given for a chunked body of which all that was read has been given out, and that is not in the midst of
         a chunk, once the request has been sent. `receive` goes on where the relaying has ended.
         """
-        link = None if self.complete else self._connection.source()
-        return None if link is None or link.watch is None else cast("Source", link)
+        return None if self.complete else self._connection.source()
 
     def timed_out(self) -> UpstreamTimeout:
         """The fault of an upstream that sent nothing for `idle` seconds."""

@@ -47,15 +47,6 @@ class Transport:
         self.on_left: Callable[[], None] | None = None
         self._direct: Direct | None = None
 
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Transport) and (self.target, self.headers, self.http_version) == (
-            other.target,
-            other.headers,
-            other.http_version,
-        )
-
-    __hash__ = None  # type: ignore[assignment]  # its headers are a list
-
     def attach(self, direct: Direct | None) -> None:
         """What `sink` and `rest` go to, as long as the application runs."""
         self._direct = direct
