@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import subprocess
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+import time
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import trio
@@ -16,8 +19,15 @@ ROOT = Path(__file__).parent.parent
 READY_SECONDS = 30.0
 END_SECONDS = 30.0
 LINE_BYTES = 1_000_000
+ASKED_TO_END = (
+    0,
+    -signal.SIGTERM,
+    128 + signal.SIGTERM,
+)  # the last: of a program that tells its signal as a shell does
 TICKS = os.sysconf("SC_CLK_TCK")
+_LIBC = ctypes.CDLL(None)
 PAGE = os.sysconf("SC_PAGE_SIZE")
+PR_SET_PDEATHSIG = 1  # prctl(2)
 
 
 class BenchFault(Exception):
@@ -49,10 +59,14 @@ class Cores:
 class Running:
     """A process that runs, with those that it started."""
 
-    def __init__(self, name: str, process: trio.Process, log: Path) -> None:
+    def __init__(self, name: str, process: subprocess.Popen[bytes], log: Path) -> None:
         self.name = name
         self.log = log
         self._process = process
+        self._stdout: trio.lowlevel.FdStream | None = None
+        if process.stdout is not None:
+            with process.stdout as pipe:
+                self._stdout = trio.lowlevel.FdStream(os.dup(pipe.fileno()))
         self._buffer = b""
 
     @property
@@ -65,12 +79,11 @@ class Running:
         Raises:
             BenchFault: it ended, or said nothing for `timeout` seconds.
         """
-        stdout = self._process.stdout
-        assert stdout is not None
+        assert self._stdout is not None
         with trio.move_on_after(timeout) as limit:
             await trio.lowlevel.checkpoint()
             while b"\n" not in self._buffer:
-                data = await stdout.receive_some(65_536)
+                data = await self._stdout.receive_some(65_536)
                 if not data or len(self._buffer) > LINE_BYTES:
                     raise BenchFault(f"{self.name} ended early: {self.tail()}")
                 self._buffer += data
@@ -84,18 +97,18 @@ class Running:
         return self.log.read_text(errors="replace")[-1000:].strip() or "no message"
 
     def cpu_seconds(self) -> float:
-        """User and system time so far, of all its threads and of the processes that it started (proc(5), stat)."""
-        return sum(_cpu_seconds(pid) for pid in self._family())
+        """User and system time so far, of all its threads, ended or not, and of the processes that it started."""
+        return sum(cpu_seconds(pid) for pid in self._family())
 
     def resident_bytes(self) -> int:
         """Resident memory now (proc(5), statm); pages that several processes share are counted in each."""
-        return sum(int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * PAGE for pid in self._family())
+        return sum(_resident_pages(pid) for pid in self._family()) * PAGE
 
     def _family(self) -> list[int]:
         found = [self.pid]
         for pid in found:  # grows while it is walked
             for children in Path(f"/proc/{pid}/task").glob("*/children"):
-                found += [int(child) for child in children.read_text().split()]
+                found += [int(child) for child in _told(children).split()]
         return found
 
     async def end(self) -> None:
@@ -106,56 +119,130 @@ class Running:
         """
         self._process.terminate()
         with trio.move_on_after(END_SECONDS):
-            code = await self._process.wait()
-            if code not in (0, -signal.SIGTERM):
+            code = await self.ended()
+            if code not in ASKED_TO_END:
                 raise BenchFault(f"{self.name} ended with {code}: {self.tail()}")
             return
         raise BenchFault(f"{self.name} did not end within {END_SECONDS:.0f} s of SIGTERM")
 
-    def kill(self) -> None:
-        """End it now, if it still runs, with those that it started."""
+    async def ended(self) -> int:
+        """Wait for its end; returns its exit code."""
         if self._process.returncode is None:
+            descriptor = os.pidfd_open(self.pid)
+            try:
+                await trio.lowlevel.wait_readable(descriptor)
+            finally:
+                os.close(descriptor)
+        return self._process.wait()
+
+    def kill(self) -> None:
+        """End it now, if it still runs, with all that it started and left behind."""
+        with suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)
 
 
 @asynccontextmanager
-async def running(name: str, command: Sequence[str], cores: frozenset[int], home: Path) -> AsyncIterator[Running]:
+async def running(
+    name: str,
+    command: Sequence[str],
+    cores: frozenset[int],
+    home: Path,
+    *,
+    env: Mapping[str, str] | None = None,
+    cwd: Path = ROOT,
+    quiet: bool = False,
+) -> AsyncIterator[Running]:
     """Run a command on some cores, with its standard error in a file in the directory `home`.
 
     When the block ends, so does the process: asked if all went well, killed if not.
+
+    Args:
+        env: variables that it gets beside those of this process.
+        quiet: nobody asks for its lines; its standard output goes where its standard error does.
     """
-    log = home / f"{name}.log"
-    with log.open("ab") as stderr:
-        process = await trio.lowlevel.open_process(
-            list(command),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=stderr,
-            cwd=ROOT,
-            start_new_session=True,  # a group of its own, so that it can be killed with its children
-        )
-    started = Running(name, process, log)
+    started = _start(name, command, cores, home / f"{name}.log", {**os.environ, **(env or {})}, cwd, quiet)
     try:
-        os.sched_setaffinity(process.pid, cores)
         yield started
         await started.end()
     finally:
         started.kill()
         with trio.CancelScope(shield=True, deadline=trio.current_time() + END_SECONDS):
-            await process.wait()
+            await started.ended()
+
+
+def _start(
+    name: str, command: Sequence[str], cores: frozenset[int], log: Path, env: Mapping[str, str], cwd: Path, quiet: bool
+) -> Running:
+    """Start a process from this thread.
+
+    Linux ends it when the thread that started it ends. Trio would start it from one that soon does.
+    """
+    with log.open("ab") as stderr:
+        process = subprocess.Popen(
+            list(command),
+            stdin=subprocess.DEVNULL,
+            stdout=stderr if quiet else subprocess.PIPE,
+            stderr=stderr,
+            cwd=cwd,
+            env=env,
+            start_new_session=True,  # a group of its own, so that it can be killed with its children
+            preexec_fn=partial(_before, cores),
+        )
+    return Running(name, process, log)
+
+
+def _before(cores: frozenset[int]) -> None:
+    """In the new process: what its first thread begins with, and all others inherit.
+
+    However the bench ends, it is asked to end too. SIGTERM, and not SIGKILL, so that those with workers end these.
+    """
+    os.sched_setaffinity(0, cores)
+    _LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
 
 
 def busy_seconds() -> dict[int, float]:
     """How long each core has worked since the machine started, for whomever, stolen time included (proc(5), stat)."""
     busy = {}
-    for line in Path("/proc/stat").read_text().splitlines():
-        name, *fields = line.split()
-        if name.startswith("cpu") and name != "cpu":
-            user, nice, system, _idle, _iowait, irq, softirq, steal = (int(field) for field in fields[:8])
-            busy[int(name[3:])] = (user + nice + system + irq + softirq + steal) / TICKS
+    for core, (user, nice, system, _idle, _iowait, irq, softirq, steal, *_) in _ticks().items():
+        busy[core] = (user + nice + system + irq + softirq + steal) / TICKS
     return busy
 
 
-def _cpu_seconds(pid: int) -> float:
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / TICKS
+def interrupt_seconds() -> dict[int, float]:
+    """How long each core was in interrupts, most of them its own network traffic; 0 where processes are charged it.
+
+    A kernel that charges nobody (CONFIG_IRQ_TIME_ACCOUNTING) is one that tells of hardware interrupts at all.
+    """
+    ticks = _ticks()
+    apart = any(fields[5] for fields in ticks.values())
+    return {core: (fields[5] + fields[6]) / TICKS if apart else 0.0 for core, fields in ticks.items()}
+
+
+def _ticks() -> dict[int, list[int]]:
+    """By core, the columns of proc(5), stat."""
+    lines = [line.split() for line in Path("/proc/stat").read_text().splitlines()]
+    return {int(name[3:]): list(map(int, rest)) for name, *rest in lines if name.startswith("cpu") and name != "cpu"}
+
+
+def cpu_seconds(pid: int) -> float:
+    """What a process has used, to the nanosecond, which /proc tells in ticks only (clock_getcpuclockid(3))."""
+    clock = ctypes.c_int()
+    if _LIBC.clock_getcpuclockid(pid, ctypes.byref(clock)):
+        return 0.0  # it has ended
+    try:
+        return time.clock_gettime(clock.value)
+    except OSError:
+        return 0.0
+
+
+def _resident_pages(pid: int) -> int:
+    fields = _told(Path(f"/proc/{pid}/statm")).split()
+    return int(fields[1]) if fields else 0
+
+
+def _told(file: Path) -> str:
+    """What /proc tells; nothing of a child that has ended meanwhile."""
+    try:
+        return file.read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return ""

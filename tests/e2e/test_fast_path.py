@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import socket
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,8 +13,9 @@ import pytest
 import trio
 import trio.testing
 
+from tests.e2e.api import WITH_MASTER, made
 from tests.e2e.house import open_house_before
-from tests.e2e.raw import post, read_answer
+from tests.e2e.raw import ask, post, read_answer, request
 from tests.wire.peer import Line
 from tproxy.protocol.chunked import ChunkReader
 from tproxy.wire.relay import Relay
@@ -31,9 +34,10 @@ def event(number: int, size: int = 20) -> bytes:
 
 @dataclass
 class Counted:
-    """How many reads the fast path has taken on."""
+    """How many reads the fast path has taken on, and how many writes it could not do whole."""
 
     taken: int = 0
+    given_up: int = 0
 
 
 @pytest.fixture
@@ -44,6 +48,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> Counted:
         before = relay.last
         goes_on = take_on(relay)
         counts.taken += relay.last > before
+        counts.given_up += relay.last > before and not goes_on
         return goes_on
 
     monkeypatch.setattr(Relay, "_take_on", spy)
@@ -134,35 +139,119 @@ async def test_what_is_not_whole_chunks_passes_all_the_same(
 
 async def test_a_slow_reader_leaves_it_and_holds_up_nobody(counted: Counted, tmp_path: Path) -> None:
     """While one client takes nothing, its stream waits with what one read brought; the other goes on."""
-    slow_events = [event(number, 30_000) for number in range(400)]
+    slow_events = [event(number, 12_000) for number in range(400)]
+    had = trio.Event()
 
     async def flood(line: Line) -> None:
         await line.request()
-        await line.send(HEAD)
-        for each in slow_events:
-            await line.send(chunk(each))
-        await line.send(END)
+        await line.send(HEAD, chunk(event(0)))
+        await had.wait()
+        await line.send(*map(chunk, slow_events), END)
 
     async def stream_of_small_ones(line: Line) -> None:
         await line.request()
         await line.send(HEAD, *(chunk(event(number)) for number in range(20)), END)
 
-    async with open_house_before(tmp_path, flood, stream_of_small_ones) as (house, upstream):
-        slow = trio.socket.socket()
-        slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    slow = trio.socket.socket()
+    slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    async with (
+        open_house_before(tmp_path, flood, stream_of_small_ones) as (house, upstream),
+        trio.SocketStream(slow) as stream,
+    ):
         await slow.connect(house.address)
-        stream = trio.SocketStream(slow)
         await stream.send_all(post("/v1/messages", b"{}"))
+        received = bytearray()
+        while event(0) not in received:
+            received += await stream.receive_some()
+        had.set()
         await trio.testing.wait_all_tasks_blocked(0.05)  # until nothing moves: the client's window is full
+        assert counted.given_up > 0
         async with await trio.open_tcp_stream(*house.address) as fast:
             await fast.send_all(post("/v1/messages", b"{}"))
             assert (await read_answer(fast)).body == b"".join(event(number) for number in range(20))
-        answer = await read_answer(stream)
-        await stream.aclose()
-        row = await house.row(answer.id)
-    assert answer.body == b"".join(slow_events)
-    assert (row["bytes_out"], row["ended"]) == (len(answer.body), "finished")
+        while not received.endswith(END):
+            received += await stream.receive_some()
+        rows = await house.rows(2)
+    body = event(0) + b"".join(slow_events)
+    assert decoded(received) == body
+    assert max((row["bytes_out"], row["ended"]) for row in rows) == (len(body), "finished")
     assert upstream.requests == 2
+
+
+async def test_with_drain_a_half_closed_client_gets_no_more(counted: Counted, tmp_path: Path) -> None:
+    """It could still be written to; but who has shut down its side has left, and the rest is read for the books."""
+    had, shut = trio.Event(), trio.Event()
+
+    async def script(line: Line) -> None:
+        await line.request()
+        await line.send(HEAD, chunk(event(1)))
+        await had.wait()
+        await line.send(chunk(event(2)))
+        await shut.wait()
+        await line.send(chunk(event(3)), chunk(event(4)), END)
+
+    async with (
+        open_house_before(tmp_path, script, upstream='on_disconnect = "drain"') as (house, _),
+        await trio.open_tcp_stream(*house.address) as stream,
+    ):
+        await stream.send_all(post("/v1/messages", b"{}"))
+        received = b""
+        while event(2) not in received:
+            received += bytes(await stream.receive_some())
+            if event(1) in received:
+                had.set()
+        await stream.send_eof()
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        shut.set()
+        [row] = await house.rows(1)
+        with suppress(trio.BrokenResourceError):
+            while data := await stream.receive_some():
+                received += bytes(data)
+    assert received.endswith(chunk(event(2)))
+    assert counted.taken == 1
+    assert (row["ended"], row["bytes_out"]) == ("client_gone", len(event(1) + event(2)))
+
+
+def data_event(name: str, **fields: object) -> bytes:
+    return b"event: %b\ndata: %b\n\n" % (name.encode(), json.dumps({"type": name, **fields}).encode())
+
+
+START = data_event(
+    "message_start", message={"id": "m", "model": "claude-sonnet-4-5", "usage": {"input_tokens": 5, "output_tokens": 1}}
+)
+DELTA = data_event("content_block_delta", index=0, delta={"type": "text_delta", "text": "word " * 200})
+
+
+@pytest.mark.parametrize("size", [len(DELTA), 225], ids=["events in one read", "events in five"])
+async def test_a_budget_cuts_it_between_two_events(size: int, counted: Counted, tmp_path: Path) -> None:
+    async def endless(line: Line) -> None:
+        await line.request()
+        await line.send(HEAD, chunk(START))
+        with suppress(trio.BrokenResourceError):
+            while True:
+                for at in range(0, len(DELTA), size):
+                    await line.send(chunk(DELTA[at : at + size]))
+                    await trio.sleep(0.001)
+
+    asked = {"model": "claude-sonnet-4-5", "max_tokens": 100, "stream": True, "messages": []}
+    async with open_house_before(tmp_path, endless, tproxy=WITH_MASTER) as (house, _):
+        key = (await made(house, "/key/generate", max_budget=0.05, budget_mode="soft", cut_at_budget=True))["key"]
+        answer = await ask(
+            house.address,
+            request(
+                "POST",
+                "/v1/messages",
+                [("x-api-key", key), ("content-type", "application/json")],
+                json.dumps(asked).encode(),
+            ),
+        )
+        row = await house.row(answer.id)
+    stream, _, last = answer.body.rpartition(b"event: error\ndata: ")
+    assert json.loads(last)["error"]["details"]["error_code"] == "budget_exceeded"
+    deltas = stream.removeprefix(START)
+    assert deltas == DELTA * (len(deltas) // len(DELTA))
+    assert row["ended"] == "cut_at_budget"
+    assert counted.taken > 1
 
 
 async def test_cancelled_on_it_the_exchange_lets_go_of_both_sides(counted: Counted, tmp_path: Path) -> None:

@@ -72,6 +72,23 @@ async def test_an_end_that_came_with_the_last_bytes_is_read(told_first: bool) ->
             await channel.write(b"x")
 
 
+async def test_an_end_that_came_with_the_last_bytes_wakes_a_reader_once() -> None:
+    """One event tells of both, and the reader that it wakes gets the bytes; the end, the next one."""
+    got: list[bytes] = []
+
+    async def read_to_the_end() -> None:
+        with trio.fail_after(1):
+            while not got or got[-1]:
+                got.append(await channel.read())
+
+    async with connected() as (channel, client), trio.open_nursery() as nursery:
+        nursery.start_soon(read_to_the_end)
+        await settle()
+        client.send(b"last")
+        client.shutdown(socket.SHUT_WR)
+    assert got == [b"last", b""]
+
+
 async def test_bytes_that_come_between_two_reads_are_read() -> None:
     async with connected() as (channel, client):
         for number in range(5):

@@ -11,6 +11,7 @@ import trio
 import trio.testing
 
 from tests.cuts import every_cut
+from tproxy.protocol.chunked import ChunkReader
 from tproxy.wire.poller import Watch, current
 from tproxy.wire.relay import READ_BYTES, Relay
 
@@ -19,10 +20,24 @@ def chunk(data: bytes) -> bytes:
     return b"%x\r\n%b\r\n" % (len(data), data)
 
 
-def linked() -> tuple[socket.socket, socket.socket]:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        near = socket.create_connection(listener.getsockname())
+# Whole chunks that come in one read, and are more than a tight connection takes at once.
+LARGE = b"".join(chunk(b"%04d" % number * 250) for number in range(30))
+
+
+def decoded(data: bytes) -> bytes:
+    return ChunkReader().feed(data)
+
+
+def linked(*, tight: bool = False) -> tuple[socket.socket, socket.socket]:
+    """Two ends of a connection; a tight one has room for some 10 kB from the first to the second."""
+    with socket.create_server(("127.0.0.1", 0)) as listener, socket.socket() as fresh:
+        if tight:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            fresh.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        fresh.connect(listener.getsockname())
         far, _ = listener.accept()
+        near = socket.socket(fileno=fresh.detach())
+    near.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, True)  # or the kernel holds back what is short
     near.setblocking(False)
     far.setblocking(False)
     return near, far
@@ -74,6 +89,15 @@ class Line:
 def line() -> Iterator[Line]:
     near, upstream = linked()
     sink, client = linked()
+    with near, upstream, sink, client:
+        yield Line(upstream, near, sink, client)
+
+
+@pytest.fixture
+def tight_line() -> Iterator[Line]:
+    """A line whose client's end takes little at once."""
+    near, upstream = linked()
+    sink, client = linked(tight=True)
     with near, upstream, sink, client:
         yield Line(upstream, near, sink, client)
 
@@ -159,27 +183,56 @@ async def test_ends_with_the_upstream(line: Line) -> None:
 
 
 async def test_a_client_that_takes_nothing_more(line: Line) -> None:
-    """It leaves the fast path with what one read brought, of which the rest is still to be written as it is."""
-    line.sink.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)
+    """What one read brought is given back as it came."""
     relay = line.relay()
-    sent = 0
-    with trio.fail_after(10):
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(relay.run)
-            while line.source.watch.on_readable is not None or not sent:
-                sent += line.upstream.send(chunk(b"x" * 10_000))
-                await until_blocked()
-    if relay.unsent:
-        assert chunk(relay.piece).endswith(relay.unsent)
-        assert line.source.back == []
-    else:
-        assert line.source.back == [chunk(b"x" * 10_000)]
-    taken = b""
-    while data := line.received():
-        taken += data
-        await until_blocked()
-    assert len(taken) + len(relay.unsent) + sum(map(len, line.source.back)) == sent
+    filled = await fill(line.sink)
+    line.upstream.send(chunk(b"x"))
+    await until_blocked()
+    with trio.fail_after(1):
+        await relay.run()
+    assert (line.source.back, line.pieces) == ([chunk(b"x")], [])
+    assert (relay.piece, relay.unsent, line.source.watch.on_readable) == (b"", b"", None)
+    assert await received(line, filled) == b"f" * filled
     line.source.watch.close()
+
+
+async def test_a_client_that_takes_a_part(tight_line: Line) -> None:
+    """It leaves the fast path with what one read brought, of which the rest is still to be written as it is."""
+    relay = tight_line.relay()
+    began = trio.current_time()
+    tight_line.upstream.send(LARGE)
+    await until_blocked()
+    with trio.fail_after(1):
+        await relay.run()
+    assert 0 < len(relay.unsent) < len(LARGE)
+    assert relay.piece == decoded(LARGE)
+    assert relay.last > began
+    assert (tight_line.source.back, tight_line.pieces, tight_line.source.watch.on_readable) == ([], [], None)
+    assert await received(tight_line, len(LARGE) - len(relay.unsent)) + relay.unsent == LARGE
+    tight_line.source.watch.close()
+
+
+async def fill(sink: socket.socket) -> int:
+    """Write until the socket takes nothing more, whatever the kernel has moved on meanwhile; returns how much."""
+    filled = moved = 0
+    while True:
+        try:
+            moved += sink.send(b"f" * 65536)
+        except BlockingIOError:
+            if not moved:
+                return filled
+            filled, moved = filled + moved, 0
+            await until_blocked()
+
+
+async def received(line: Line, count: int) -> bytes:
+    """What the client has been sent, of which so many bytes are known to be on their way."""
+    data = b""
+    with trio.fail_after(5):
+        while len(data) < count:
+            await trio.lowlevel.wait_readable(line.client)
+            data += line.received()
+    return data
 
 
 async def test_a_client_that_has_reset(line: Line) -> None:
@@ -223,6 +276,36 @@ async def test_stopped_by_hand_and_run_again_after_a_cancellation(line: Line) ->
             relay.stop()
     assert line.source.watch.on_readable is None
     line.source.watch.close()
+
+
+STOPS: dict[str, Callable[[Line, Relay], object]] = {
+    "a part was taken": lambda line, _: line.source.watch.on_readable and line.source.watch.on_readable(),
+    "by hand": lambda _, relay: relay.stop(),
+}
+
+
+@pytest.mark.parametrize("stop", STOPS.values(), ids=STOPS)
+async def test_what_has_stopped_takes_nothing_on_when_run_again(
+    stop: Callable[[Line, Relay], object], tight_line: Line
+) -> None:
+    """It may stop in the turn in which it is cancelled, and nothing may come between a chunk's part and its rest."""
+    relay = tight_line.relay()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(relay.run)
+        await until_blocked()
+        tight_line.upstream.send(LARGE)
+        nursery.cancel_scope.cancel()
+        stop(tight_line, relay)  # as the poller does, before the task has its turn
+    assert nursery.cancel_scope.cancelled_caught
+    unsent = relay.unsent
+    begun = await received(tight_line, len(LARGE) - len(unsent)) if unsent else b""
+    tight_line.upstream.send(chunk(b"later"))
+    await until_blocked()
+    with trio.fail_after(1):
+        await relay.run()
+    assert (tight_line.received(), tight_line.pieces, relay.unsent) == (b"", [], unsent)
+    assert begun + unsent + (tight_line.source.pull() or b"") == LARGE + chunk(b"later")
+    tight_line.source.watch.close()
 
 
 async def test_trouble_in_the_books_is_the_exchanges(line: Line) -> None:
