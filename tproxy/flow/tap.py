@@ -31,7 +31,7 @@ from tproxy.protocol.coding import CodingFault, Decoder, decoder
 from tproxy.protocol.sse import SSEOverflow, SSEParser
 from tproxy.protocol.usage import Outcome, UsageReader
 
-_BATCH_WEIGHT = 16 * 1024
+_BATCH_WEIGHT = 32 * 1024
 _BATCH_SECONDS = 2.0
 _MAX_WAITING_WEIGHT = 4 * 1024 * 1024
 _MAX_JSON_BYTES = 4 * 1024 * 1024  # a few milliseconds, for it is read at once
@@ -41,7 +41,7 @@ _GZIP_MAGIC = b"\x1f\x8b"
 # Work is measured in bytes; a chunk or an event weighs as much as so many by itself.
 _ITEM_WEIGHT = 128
 _PORTION = 16 * 1024
-_UNTIL_CHECKPOINT = 4 * 1024  # some ten events, so that those of other streams wait for less than 100 µs
+_UNTIL_CHECKPOINT = 8 * 1024  # some twenty events, so that those of other streams wait for less than 100 µs
 _UNTIL_FINISHED = 1024 * 1024
 _JOINED = 2 * 1024
 _SMALL = 32 * 1024  # what may be read at the end without letting others run

@@ -23,7 +23,7 @@ async def answer(event: trio.Event, stalled: Callable[[float], None]) -> None:
     Raises:
         LedgerUnavailable: it was.
     """
-    with trio.move_on_after(DURABLE_SECONDS):
+    with trio.CancelScope(relative_deadline=DURABLE_SECONDS):
         await event.wait()
     if not event.is_set():
         stalled(DURABLE_SECONDS)
