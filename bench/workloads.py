@@ -77,7 +77,7 @@ def hold(streams: int, seconds: float) -> Workload:
         name=f"{streams:,} streams x 1/s",
         shape=HELD,
         connections=streams,
-        opened_per_second=450,
+        opened_per_second=300,
         interval_us=1_000_000,
         seconds=seconds,
     )
