@@ -186,12 +186,14 @@ class Following:
         self._held_nano = (expected.nano or 0) if expected is not None else 0
         self._on_refused = on_refused
         self._tight = False
+        self._seen: Closing | None = None
 
     def see(self, so_far: Closing) -> None:
         """Take what the exchange has cost so far (a note), and hold more if that is more than is held."""
         cost, output = so_far.cost_nano, so_far.cost_output_nano or 0
         if cost is None:
             return
+        self._seen = so_far
 
         # The input is known by now. The output may still come to what was expected, or go on.
         def needed(beyond: float) -> int:
@@ -206,6 +208,8 @@ class Following:
             self._on_refused(refusal)
         else:
             self._tight, self._held_nano = True, 0
+            if self._seen is not None:
+                self.see(self._seen)
 
 
 def following(

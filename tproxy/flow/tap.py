@@ -32,7 +32,7 @@ from tproxy.protocol.sse import SSEOverflow, SSEParser
 from tproxy.protocol.usage import Outcome, UsageReader
 
 _BATCH_WEIGHT = 32 * 1024
-_BATCH_SECONDS = 2.0
+_BATCH_SECONDS = 5.0  # for slow streams, of which there may be thousands; a fast one is read for its weight
 _MAX_WAITING_WEIGHT = 4 * 1024 * 1024
 _MAX_JSON_BYTES = 4 * 1024 * 1024  # a few milliseconds, for it is read at once
 _MAX_DECODED_BYTES = 64 * 1024 * 1024
