@@ -22,7 +22,7 @@ class Package:
     """Something that is installed for the bench alone.
 
     Attributes:
-        name: in its registry.
+        name: as it is published.
         extra: of a Python package, what is installed with it.
         program: what is run: the end of its path in the package's folder.
         node: it is run by Node, and comes from there; else it is a Python package.
