@@ -13,13 +13,17 @@ PACKAGE = ROOT / "tproxy"
 
 # A module may import from its own room and from the rooms below its floor. Rooms of one floor do not know each other.
 FLOORS: list[set[str]] = [
-    {"__init__", "errors", "money", "period", "tomlfile"},
+    {"__init__", "errors", "histogram", "logs", "money", "period", "tomlfile"},
     {"protocol", "sandbox", "hypercorn_keys", "setting_kinds"},
+    {"setting_tables"},
     {"settings"},
     {"wire", "store"},
     {"flow"},
+    {"observe", "capture", "export"},
+    {"alert"},
     {"manage"},
-    {"logs", "terminal", "assembly", "client"},
+    {"observation"},
+    {"terminal", "assembly", "client"},
     {"server", "commands"},
     {"cli"},
     {"__main__"},

@@ -45,8 +45,9 @@ def test_the_examples_are_good(tmp_path: Path) -> None:
     trustme.CA().cert_pem.write_to_path(str(tmp_path / "ca.pem"))
     (tmp_path / "prices.toml").touch()
     path = tmp_path / "config.toml"
-    path.write_text(re.sub(r"(?m)^#(\w+ = )", r"\1", (ROOT / "config.toml").read_text()))
-    settings = load(path, {**ENVIRON, "TPROXY_MASTER_KEY": "sk-m"})
+    text = re.sub(r"(?m)^#(\w+ = )", r"\1", (ROOT / "config.toml").read_text())
+    path.write_text(text)
+    settings = load(path, {name: f"https://{name}" for name in re.findall(r"env:(\w+)", text)} | ENVIRON)
     assert settings.key_file == tmp_path / "keys.toml"
 
 

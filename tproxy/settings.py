@@ -4,8 +4,8 @@ One file serves two readers: hypercorn takes the top-level keys, ours stand unde
 what it does not know, so its keys are checked here too.
 
 Rules kept here:
-- The models below are the table. `describe` lists it; docs/settings.md and config.toml are written from that list.
-- Every unit is in the help or in the name. Every time and every size is finite and above zero.
+- The models here and in `setting_tables.py` are the table. `describe` lists it; docs/settings.md and config.toml are
+  written from that list.
 - A secret is a `SecretStr`; only hypercorn's `keyfile_password` is plain text, and `hypercorn` is kept out of the repr.
 - Relative paths are relative to the directory of the file that names them, and absolute from here on.
 
@@ -19,116 +19,30 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, cast, get_args
+from typing import Any, cast, get_args
 
-from pydantic import Field, SecretStr
+from pydantic import Field
 
 from tproxy import hypercorn_keys
-from tproxy.setting_kinds import (
-    Access,
-    BaseUrl,
-    Certificates,
-    Count,
-    Database,
-    FilePath,
-    Money,
-    Period,
-    ReadableFile,
-    Seconds,
-    Secret,
-    Secrets,
-    Size,
-    TimeZone,
+from tproxy.setting_kinds import Access, Count, Database, FilePath, ReadableFile, Secret
+from tproxy.setting_tables import (
+    DEFAULT_KEY,
+    Alerts,
+    Budgets,
+    Capture,
+    Export,
+    Limits,
+    Log,
+    Metrics,
+    Timeouts,
+    Upstream,
 )
 from tproxy.tomlfile import Place, PlacedFault, SettingsFault, Table, TomlFile
 
 __all__ = ["PlacedFault", "Settings", "SettingsFault", "load", "load_books"]
 
 
-DEFAULT_KEY = "env:ANTHROPIC_API_KEY"
 ADVICE = "--config names another file, $TPROXY_CONFIG under hypercorn's own command"
-
-
-class Upstream(Table):
-    """Where requests go, and over which connections."""
-
-    base_url: BaseUrl = Field(
-        default="https://api.anthropic.com", title="URL", description="the API; it may have a path prefix"
-    )
-    api_keys: Secrets = Field(
-        default=(SecretStr(DEFAULT_KEY),), description="the real Anthropic keys; access = own needs none"
-    )
-    on_disconnect: Literal["cut", "drain"] = Field(
-        default="cut", description="when the client leaves: cut the upstream, or read the answer to its end"
-    )
-    inference_geo: Literal["global", "us"] = Field(
-        default="global",
-        description="where requests that name no region are served: the default of the keys' workspace",
-    )
-    ca_file: Certificates = Field(
-        default=None, examples=["ca.pem"], description="trusted in place of the system's certificates"
-    )
-    max_connections: Count = Field(default=4096, description="upstream connections at a time")
-    max_idle_seconds: Seconds = Field(default=30, description="an unused connection is kept so long")
-    max_age_seconds: Seconds = Field(default=600, description="an older connection is not used again")
-
-
-class Timeouts(Table):
-    """The deadlines of every wait."""
-
-    connect: Seconds = Field(default=10, description="name, TCP and TLS together")
-    first_byte: Seconds = Field(default=600, description="from the request's end to the answer's head")
-    idle: Seconds = Field(default=600, description="between two reads of the answer")
-    body: Seconds = Field(default=300, description="the whole request body")
-    write: Seconds = Field(default=60, description="a client or upstream that takes nothing")
-    head: Seconds = Field(default=10, description="a request's head")
-    queue: Seconds = Field(default=10, description="waiting for a free upstream connection")
-    drain: Seconds = Field(default=600, description="how long on_disconnect = drain reads on")
-
-
-class Limits(Table):
-    """The bounds of what a client may send."""
-
-    max_body_bytes: Size = Field(default=33554432, description="a request body that is read whole")
-    max_held_bytes: Size = Field(
-        default=1073741824, description="all bodies that are read whole and whose exchanges run, together"
-    )
-    max_upload_bytes: Size = Field(default=536870912, description="a body that streams through: files, batches, skills")
-    max_header_bytes: Size = Field(default=65536, description="a request's line and header fields together")
-    max_headers: Count = Field(default=100, description="header fields in a request")
-    max_customers: Count = Field(
-        default=100000, description="customers that are kept because a request named them; more are in its row only"
-    )
-
-
-class Budgets(Table):
-    """What holds for budgets that do not say otherwise."""
-
-    mode: Literal["expected", "hard", "soft"] = Field(
-        default="expected", description="the default of a budget's budget_mode"
-    )
-    max_budget: Money | None = Field(
-        default=None, title="US dollars", examples=[1000], description="what all callers together may spend"
-    )
-    budget_duration: Period | None = Field(
-        default=None,
-        title="period",
-        examples=["30d"],
-        description="how long max_budget is for, such as 1d, 7d, 1mo; not set: for ever",
-    )
-    wait: Annotated[float, Field(ge=0, le=600, allow_inf_nan=False)] = Field(
-        default=5, title="seconds", description="how long an exchange may wait for money held by others"
-    )
-    timezone: TimeZone = Field(default="UTC", title="IANA name", description="where days and months begin")
-
-
-class Log(Table):
-    """What is written to the log, and how."""
-
-    level: Literal["debug", "info", "warning", "error"] = Field(
-        default="info", description="what is less than this is left out"
-    )
-    format: Literal["json", "console"] = Field(default="json", description="one JSON object a line, or text for people")
 
 
 class Settings(Table):
@@ -145,6 +59,12 @@ class Settings(Table):
     price_file: ReadableFile = Field(
         default=None, examples=["prices.toml"], description="your own prices, added to or in place of the built-in ones"
     )
+    retention_days: Count | None = Field(
+        default=None,
+        title="days",
+        examples=[400],
+        description="rows of older exchanges are deleted once all exports have them; sums by day stay; unset: none are",
+    )
     access: Access = Field(
         default="keys",
         examples=["keys"],
@@ -155,6 +75,11 @@ class Settings(Table):
     limits: Limits = Field(default_factory=Limits)
     budgets: Budgets = Field(default_factory=Budgets)
     log: Log = Field(default_factory=Log)
+    metrics: Metrics = Field(default_factory=Metrics)
+    # As an empty table, and not made at once: its path is relative to the file.
+    capture: Capture = Field(default=cast(Capture, {}))
+    export: Export = Field(default_factory=Export)
+    alerts: Alerts = Field(default_factory=Alerts)
     hypercorn: Mapping[str, Any] = Field(default_factory=lambda: dict(hypercorn_keys.DEFAULTS), repr=False)
 
     @property
