@@ -162,3 +162,14 @@ def test_ids_are_values_and_there_may_be_many(connection: sqlite3.Connection) ->
     found = money.standings(connection, "user", many, T0, UTC)
     assert {id: s[0].spent_nano for id, s in found.items() if s} == {id: len(id) for id in odd}
     assert len(money.tallies(connection, "user", many)) == len(many)
+
+
+def test_what_is_held_by_kind(connection: sqlite3.Connection) -> None:
+    assert money.held(connection) == ({}, 0)
+    for subject in (make_subject("user", "ada", 10**9), make_subject("user", "bob", 10**9, Budget("1d", 10**9))):
+        money.set_budgets(connection, subject, T0, UTC)
+    money.set_budgets(connection, make_subject("team", "core", 10**9), T0, UTC)
+    assert money.held(connection) == ({}, 0)
+    _hold(connection, 1, 5)
+    _hold(connection, 2, 7, "bob")
+    assert money.held(connection) == ({"user": 5 + 7 + 7}, 3)

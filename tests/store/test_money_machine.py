@@ -33,6 +33,7 @@ from tproxy.store.batch import Batch, Told
 from tproxy.store.budgets import Budgets
 from tproxy.store.claims import Decision
 from tproxy.store.customers import Customers
+from tproxy.store.journal import Journal
 from tproxy.store.migrate import migrate
 from tproxy.store.subjects import Budget, Subject
 from tproxy.store.ticket import SqliteTicket
@@ -86,7 +87,9 @@ class Money(RuleBasedStateMachine):
         result = None
         for attempt in {"committed": ["COMMIT"], "undone": ["ROLLBACK", "COMMIT"], "doubted": ["COMMIT"] * 2}[fate]:
             self.connection.execute("BEGIN IMMEDIATE")
-            batch = Batch(self.connection, self.model.now_us, UTC, self.customers, self.budgets, apart=self.apart)
+            batch = Batch(
+                self.connection, self.model.now_us, UTC, self.customers, self.budgets, Journal(), apart=self.apart
+            )
             result = act(batch)
             batch.finish()
             self.connection.execute(attempt)

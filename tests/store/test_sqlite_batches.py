@@ -22,6 +22,7 @@ from tproxy.store.claims import Decision
 from tproxy.store.customers import Customers
 from tproxy.store.file import LedgerFile
 from tproxy.store.inbox import Inbox
+from tproxy.store.pace import Pace
 from tproxy.store.reading import recent
 from tproxy.store.sqlite import SqliteLedger
 from tproxy.store.subjects import Budget
@@ -142,6 +143,7 @@ def test_it_rests_after_a_batch(
             now_us=lambda: T0,
             zone=lambda: UTC,
             customers=customers,
+            pace=Pace(),
         ).run()
     assert asked == pytest.approx([0.0, ready_at])
 
@@ -337,7 +339,7 @@ CHANGE = Change(lambda connection: None)
 async def test_the_loop_is_woken_for_what_somebody_has_to_hear(
     report: Callable[[], Report], heard: bool, state: str
 ) -> None:
-    ledger = SqliteLedger(Inbox(), lambda fault: None, lambda standing: None, 0)
+    ledger = SqliteLedger(Inbox(), lambda fault: None, lambda standing: None, 0, Pace())
     there = report()
     waits = ledger.freed("team", "core") if state == "somebody waits for money" else None
     ledger._writable = state != "not writable before"
@@ -349,7 +351,7 @@ async def test_the_loop_is_woken_for_what_somebody_has_to_hear(
 
 
 async def test_the_loop_hears_that_it_is_writable_again_though_it_has_not_heard_that_it_was_not() -> None:
-    ledger = SqliteLedger(Inbox(), lambda fault: None, lambda standing: None, 0)
+    ledger = SqliteLedger(Inbox(), lambda fault: None, lambda standing: None, 0, Pace())
     reports = [Report(writable=False), Report(), Report()]
     assert [ledger._settle(report) for report in reports] == [True, True, False]
     for report in reports[:2]:

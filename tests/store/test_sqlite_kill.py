@@ -16,6 +16,7 @@ from tests.store.victim import CLAIM, COST
 from tproxy.store.base import FINISHED, LOST
 from tproxy.store.reading import recent
 from tproxy.store.sqlite import open_ledger
+from tproxy.store.verify import verify
 
 ROOT = Path(__file__).parents[2]
 ROUNDS = 15
@@ -59,6 +60,7 @@ def test_a_kill_loses_nothing_and_doubles_nothing(tmp_path: Path) -> None:
     assert set(opened) <= set(rows)
     assert {rows[exchange_id] for exchange_id in closed} == {FINISHED}
     assert set(rows.values()) == {FINISHED, LOST}
+    assert verify(path).faults == []
     with closing(sqlite3.connect(path)) as connection:
         ended = [*rows.values()]
         booked = ended.count(FINISHED) * COST + ended.count(LOST) * CLAIM.amount_nano

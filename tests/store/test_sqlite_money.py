@@ -25,6 +25,7 @@ from tproxy.store.sqlite import SqliteLedger, open_ledger
 from tproxy.store.subject_changes import Changes
 from tproxy.store.subjects import Budget, Subject, from_document
 from tproxy.store.ticket import SqliteTicket
+from tproxy.store.verify import verify
 
 UTC = ZoneInfo("UTC")
 CORE = [Claim("team", "core", HARD, 60)]
@@ -56,6 +57,7 @@ class Book:
 
     @property
     def sums_are_right(self) -> bool:
+        assert verify(self.path).faults == []
         with reading(self.path) as connection:
             return kept_sums(connection) == summed(recent(self.path, 100_000), known(connection))
 

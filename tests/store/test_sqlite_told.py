@@ -37,6 +37,8 @@ from tproxy.store.claims import Decision
 from tproxy.store.customers import Customers
 from tproxy.store.file import LedgerFile
 from tproxy.store.inbox import Inbox
+from tproxy.store.journal import Journal
+from tproxy.store.pace import Pace
 from tproxy.store.reading import recent
 from tproxy.store.sqlite import SqliteLedger
 from tproxy.store.ticket import SqliteTicket
@@ -403,7 +405,7 @@ async def test_who_waits_for_the_commit_is_not_woken_by_the_decision(
 
 async def test_the_refused_can_ask_again_before_the_loop_has_heard_of_the_refusal() -> None:
     faults: list[str] = []
-    ledger = SqliteLedger(Inbox(), faults.append, lambda standing: None, 0)
+    ledger = SqliteLedger(Inbox(), faults.append, lambda standing: None, 0, Pace())
     refused = ledger.open(make_opening(1), OVER)
     assert ledger._decide([(refused, REFUSED)])
     assert await refused.admitted() is not None
@@ -420,7 +422,7 @@ def test_who_was_let_in_holds_its_money_whatever_the_limit_is_now(book: Book) ->
     with closing(file):
         connection = file.ready()
         connection.execute("BEGIN IMMEDIATE")
-        batch = Batch(connection, T0, UTC, Customers(1), Budgets(), apart=True)
+        batch = Batch(connection, T0, UTC, Customers(1), Budgets(), Journal(), apart=True)
         batch.change(_limit(0))
         assert isinstance(refused := batch.open(make_opening(1), CORE), Decision)
         assert refused.refusal is not None

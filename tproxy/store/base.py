@@ -61,7 +61,8 @@ class Opening(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     `id` is a UUID of version 7 as text. `caller` is the stable id of who asks (`key:<sha256 hex>`, `master`,
     `own:<hash>`, `anonymous`), `caller_alias` its name for people. `tags` keeps order and holds no repetition.
     `agent` and `parent_agent` are Claude Code's ids of the subagent that asks and of the one that started it.
-    `expected_nano` is what the exchange was expected to cost, where that was reckoned.
+    `expected_nano` is what the exchange was expected to cost, where that was reckoned. `traceparent` is the trace that
+    it is a part of, as W3C has it.
     """
 
     id: str
@@ -83,6 +84,7 @@ class Opening(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     expected_nano: int | None = None
     client_address: str | None = None
     user_agent: str | None = None
+    traceparent: str | None = None
 
 
 class Closing(msgspec.Struct, frozen=True, kw_only=True, gc=False):

@@ -5,7 +5,7 @@
 | open | the claims are held, the row is written, a customer who is new is made |
 | note | the row says what is known so far |
 | extension | more is held |
-| close | the row says how it ended; what it cost is booked, what it held given back, the sums are added to |
+| close | the row says how it ended; what it cost is booked, what it held given back; it is added to sums and journal |
 | change | what an operator changes |
 
 An entry that fails for a reason of its own (`rows.ROW_FAULTS`) does not fail the others. For this the entries are
@@ -33,6 +33,7 @@ from tproxy.store.base import CLIENT_GONE, EXACT, Claim, Closing, Opening, Refus
 from tproxy.store.budgets import Budgets
 from tproxy.store.claims import Decision, Settlement
 from tproxy.store.customers import Customers
+from tproxy.store.journal import Journal
 from tproxy.store.sums import Sums
 
 T = TypeVar("T")
@@ -56,7 +57,10 @@ class Told:
 
 class Batch:
     """The entries of one transaction, which the caller has begun; `finish` before it is committed. Where it is undone,
-    `customers` and `budgets` are to be told.
+    `customers`, `budgets` and `journal` are to be told.
+
+    Attributes:
+        settled: how many rows have ended in it.
 
     Args:
         now_us: the time for all of them.
@@ -71,6 +75,7 @@ class Batch:
         zone: ZoneInfo,
         customers: Customers,
         budgets: Budgets,
+        journal: Journal,
         *,
         apart: bool,
     ) -> None:
@@ -79,9 +84,11 @@ class Batch:
         self._now_us = now_us
         self._customers = customers
         self._budgets = budgets
+        self._journal = journal
         self._apart = apart
         self._refused_for = rows.ROW_FAULTS if apart else ()
         self._sums = Sums()
+        self.settled = 0
         budgets.begin(connection, now_us, zone)
 
     def open(self, opening: Opening, claims: Sequence[Claim], *, let_in: bool = False) -> Decision | str:
@@ -136,13 +143,18 @@ class Batch:
                     if not opened:
                         self._customers.meet(self._connection, opening, self.told.faults)
                     # Its key may have another hash since it was opened.
-                    self._sums.add(opening if caller == opening.caller else replace(opening, caller=caller), closing)
-            if caller is None and refusal is not rows.ALREADY:
+                    opening = opening if caller == opening.caller else replace(opening, caller=caller)
+            if caller is not None:
+                self._count(opening, closing)
+            elif refusal is not rows.ALREADY:
                 self.told.faults.append(f"close of {closing.id} refused: {refusal}")
         except self._refused_for as fault:
             self.told.faults.append(f"close of {closing.id} written without its figures: {fault}")
-            with suppress(*rows.ROW_FAULTS), self._whole():
-                self._close_bare(closing, None if opened else opening)
+            with suppress(*rows.ROW_FAULTS):
+                with self._whole():
+                    ended = self._close_bare(closing, None if opened else opening)
+                if ended is not None:
+                    self._count(*ended)
 
     def change(self, change: Callable[[sqlite3.Connection], T]) -> T:
         """Let `change` do what it does; what it raises undoes it. After `finish`, so that it sees what came before."""
@@ -156,10 +168,11 @@ class Batch:
 
     def recover(self) -> int:
         """Close what an earlier process left open, and give back all that is held. Returns how many rows there were."""
+        self._journal.adopt(self._connection)
         lost = rows.lose(self._connection, self._now_us)
         for opening, closing in lost:
             self._settle(closing, (), lost=True)
-            self._sums.add(opening, closing)
+            self._count(opening, closing)
         claim.release_all(self._connection, self._budgets)
         return len(lost)
 
@@ -167,15 +180,24 @@ class Batch:
         """Write what was gathered so far."""
         self._budgets.flush()
         self._sums.flush(self._connection)
+        self._journal.flush(self._connection)
 
-    def _close_bare(self, closing: Closing, opening: Opening | None) -> None:
+    def _close_bare(self, closing: Closing, opening: Opening | None) -> tuple[Opening, Closing] | None:
+        """Returns what the row says then; None where it was not open."""
         if opening is not None:
             with suppress(sqlite3.IntegrityError):  # it is there: its open was committed after all
                 rows.insert(self._connection, opening)
-        if rows.close_bare(self._connection, closing):
-            there, ended = rows.read(self._connection, closing.id)
-            self._settle(ended, (), lost=True)
-            self._sums.add(there, ended)
+        if not rows.close_bare(self._connection, closing):
+            return None
+        there, ended = rows.read(self._connection, closing.id)
+        self._settle(ended, (), lost=True)
+        return there, ended
+
+    def _count(self, opening: Opening, closing: Closing) -> None:
+        """A row has ended, and says this now."""
+        self._sums.add(opening, closing)
+        self._journal.add(self._connection, opening, closing)
+        self.settled += 1
 
     def _settle(self, closing: Closing, unheld: Sequence[Claim], *, lost: bool = False) -> None:
         """Settle what it holds. `unheld` may never have been held: if nothing is, its cost is booked on them."""

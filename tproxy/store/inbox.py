@@ -19,9 +19,15 @@ T = TypeVar("T")
 
 
 class Inbox(Generic[T]):
-    """A queue of one giver and one taker. Its bound is the giver's to keep (`len`)."""
+    """A queue of one giver and one taker. Its bound is the giver's to keep (`len`).
+
+    Attributes:
+        since: when the oldest item was put (`time.monotonic`); meaningless while there is none.
+        taken_since: the same of what was taken last.
+    """
 
     def __init__(self) -> None:
+        self.since = self.taken_since = 0.0
         self._items: deque[T] = deque()
         self._urgent = False
         self._ended = False
@@ -35,6 +41,8 @@ class Inbox(Generic[T]):
 
     def put(self, item: T, *, urgent: bool) -> None:
         """Queue an item; `urgent`: it does not linger, nor does what was queued before it."""
+        if not self._items:
+            self.since = time.monotonic()
         self._items.append(item)
         if urgent:
             self._urgent = True
@@ -59,6 +67,7 @@ class Inbox(Generic[T]):
         if self._bell.acquire(timeout=wait_seconds) and not self._urgent:
             self._bell.acquire(timeout=linger_seconds)
         self._urgent = False  # before it is looked what there is: what comes now rings again
+        self.taken_since = self.since
         ended, items = self._ended, []
         while self._items:
             items.append(self._items.popleft())

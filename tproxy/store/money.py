@@ -219,6 +219,16 @@ def tallies(connection: sqlite3.Connection, kind: str, ids: Sequence[str]) -> di
     return found
 
 
+def held(connection: sqlite3.Connection) -> tuple[dict[str, int], int]:
+    """What running exchanges hold of all budgets, by the kind of the subject, as far as anything is; and how many
+    reservations there are."""
+    found: dict[str, int] = {}
+    for kind, amount in connection.execute("SELECT kind, held_nano FROM budget WHERE held_nano != 0"):
+        found[kind] = found.get(kind, 0) + amount
+    (count,) = connection.execute("SELECT count(*) FROM reservation").fetchone()
+    return found, count
+
+
 def budgets(connection: sqlite3.Connection, kind: str, id: str, now_us: int, zone: ZoneInfo) -> list[Row]:
     """The budgets of one subject in their present periods: those that have ended are begun anew, in the table too."""
     return [_rolled(connection, row, now_us, zone) for row in rows_of(connection, kind, id)]

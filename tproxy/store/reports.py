@@ -49,8 +49,8 @@ _DAILY_SUMS: Final = (
 _SUMS_OF_SUMS: Final = "sum(exchanges), sum(failures), sum(prompt), sum(completion), sum(cost), sum(unpriced)"
 _SPAN: Final = "kind = :kind AND day >= :since AND day <= :until"
 
-# The days that there are, one look into the index each.
-_DAYS: Final = """
+# The days of a kind that there are sums of, one look into the index each.
+DAYS: Final = """
 WITH RECURSIVE next(day) AS (
     SELECT min(day) FROM daily WHERE kind = :kind AND day >= :since
     UNION ALL
@@ -254,7 +254,7 @@ def _days_of(
     """The rows of `daily` in the order of days and of ids and callers as they are now; of the same, there may be
     several."""
     # One id of each day is looked up; without the days by name, all ids of all days would be gone through.
-    span = "day >= :since AND day <= :until" if id is None else f"day IN ({_DAYS})"
+    span = "day >= :since AND day <= :until" if id is None else f"day IN ({DAYS})"
     join, named, caller, of_id, end = "", "id", "caller", "AND id = :id", "LIMIT :limit"
     if _are_renamed(connection):
         # In this order no more than one day, or one id of a day, is sorted at a time: who asks can stop.
@@ -316,7 +316,7 @@ def _are_few(connection: sqlite3.Connection, values: dict[str, Any]) -> bool:
 
 def _days_in(connection: sqlite3.Connection, values: dict[str, Any]) -> int:
     """How many days there are sums of."""
-    number: int = connection.execute(f"SELECT count(*) FROM ({_DAYS})", values).fetchone()[0]  # noqa: S608
+    number: int = connection.execute(f"SELECT count(*) FROM ({DAYS})", values).fetchone()[0]  # noqa: S608
     return number
 
 
@@ -337,7 +337,7 @@ def _looked_up(connection: sqlite3.Connection, ids: list[str], values: dict[str,
     """All figures of these callers, those of their earlier names included, in these days."""
     found = connection.execute(
         f"SELECT coalesce(new, id) AS now, {_DAILY_SUMS} FROM daily LEFT JOIN renamed ON old = id "  # noqa: S608
-        f"WHERE kind = :kind AND day IN ({_DAYS}) AND id IN (SELECT value FROM json_each(:ids) "
+        f"WHERE kind = :kind AND day IN ({DAYS}) AND id IN (SELECT value FROM json_each(:ids) "
         "UNION SELECT old FROM renamed WHERE new IN (SELECT value FROM json_each(:ids))) GROUP BY now",
         values | {"ids": json.dumps(ids)},
     )

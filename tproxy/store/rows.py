@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from operator import attrgetter
 from typing import Any
 
@@ -32,6 +32,7 @@ ROW_FAULTS = (
 _OPENING = (*(name for name in Opening.__struct_fields__ if name != "tags"), "tags")
 _CLOSING = tuple(name for name in Closing.__struct_fields__ if name != "id")
 _WHOLE = _OPENING + _CLOSING
+COLUMNS = ", ".join(f"exchange.{name}" for name in _WHOLE)  # of a query whose rows `values` takes
 # What was measured here, whatever the upstream said.
 _MEASURED = ("status", "dialled_us", "head_us", "first_content_us", "last_byte_us", "bytes_in", "bytes_out")
 
@@ -124,20 +125,21 @@ def is_there(connection: sqlite3.Connection, id: str) -> bool:
 
 def read(connection: sqlite3.Connection, id: str) -> tuple[Opening, Closing]:
     """A row that is there."""
-    return _values(connection.execute(f"{_READ} id = ?", (id,)).fetchone())
+    return values(connection.execute(f"{_READ} id = ?", (id,)).fetchone())
 
 
 def lose(connection: sqlite3.Connection, now_us: int) -> list[tuple[Opening, Closing]]:
     """Close every row that is open as `lost`, with what was noted of it. Returns them as they are then."""
-    lost = [_values(row) for row in connection.execute(f"{_READ} ended = 'open'")]
+    lost = [values(row) for row in connection.execute(f"{_READ} ended = 'open'")]
     connection.execute("UPDATE exchange SET ended = ?, ended_us = ? WHERE ended = 'open'", (LOST, now_us))
     return [(opening, replace(closing, ended=LOST, ended_us=now_us)) for opening, closing in lost]
 
 
-def _values(row: tuple[Any, ...]) -> tuple[Opening, Closing]:
-    values = dict(zip(_WHOLE, row, strict=True))
-    opening = {name: values.pop(name) for name in _OPENING}
-    opening["tags"] = tuple(json.loads(opening["tags"]))
+def values(row: Sequence[Any]) -> tuple[Opening, Closing]:
+    """What a row says, of which `row` has the `COLUMNS`."""
+    opening = dict(zip(_OPENING, row, strict=False))
+    tags = opening["tags"]
+    opening["tags"] = () if tags == "[]" else tuple(json.loads(tags))
     if opening["stream"] is not None:
         opening["stream"] = bool(opening["stream"])
-    return Opening(**opening), Closing(id=opening["id"], **values)
+    return Opening(**opening), Closing(id=opening["id"], **dict(zip(_CLOSING, row[len(_OPENING) :], strict=True)))

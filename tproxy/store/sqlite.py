@@ -26,14 +26,14 @@ from zoneinfo import ZoneInfo
 import trio
 
 from tproxy.errors import LedgerUnavailable
+from tproxy.histogram import Histogram
 from tproxy.store.base import OPEN, Claim, Closing, Opening, Refusal, Standing
-from tproxy.store.batch import Batch, Told
-from tproxy.store.budgets import Budgets
+from tproxy.store.batch import Told
 from tproxy.store.claims import Decision
 from tproxy.store.customers import Customers
-from tproxy.store.file import LedgerFile
 from tproxy.store.inbox import Inbox
-from tproxy.store.migrate import LedgerUnusable
+from tproxy.store.pace import Pace
+from tproxy.store.start import start
 from tproxy.store.ticket import NOT_WRITABLE, SqliteTicket, answer
 from tproxy.store.writer import Change, Extension, Item, Outcome, Report, Writer
 
@@ -57,6 +57,7 @@ class SqliteLedger:
         faults: how often `on_fault` was called.
         overshoots: exchanges that cost more than they held of a hard budget.
         unwritten: entries that were not written when the ledger was closed; 0 until then.
+        pace: how the thread keeps up.
     """
 
     def __init__(
@@ -65,8 +66,10 @@ class SqliteLedger:
         on_fault: Callable[[str], None],
         on_soft: Callable[[Standing], None],
         recovered: int,
+        pace: Pace,
     ) -> None:
         self.recovered = recovered
+        self.pace = pace
         self.faults = 0
         self.overshoots = 0
         self.unwritten = 0
@@ -84,6 +87,32 @@ class SqliteLedger:
     @property
     def writable(self) -> bool:
         return self._writable and not self._ended
+
+    @property
+    def queued(self) -> int:
+        """How many items wait to be written."""
+        return len(self._inbox) + self.pace.taken
+
+    @property
+    def commits(self) -> Histogram:
+        """How long each commit took, in microseconds."""
+        return self.pace.commits
+
+    @property
+    def settlements(self) -> int:
+        """Grows when there is, or may be, something new in `feed`: see `Pace`."""
+        return self.pace.settlements
+
+    @property
+    def behind_us(self) -> int:
+        """For how long the oldest of the items that wait has waited, in microseconds; 0 where none does."""
+        if self.pace.taken:
+            since = self.pace.taken_since
+        elif len(self._inbox):
+            since = self._inbox.since
+        else:
+            return 0
+        return max(0, round((time.monotonic() - since) * 1_000_000))
 
     def freed(self, kind: str, subject: str) -> trio.Event:
         event = self._freed.get((kind, subject))
@@ -268,9 +297,12 @@ async def open_ledger(
         LedgerUnusable: the file cannot be opened, or another process keeps it open.
     """
     customers = Customers(max_customers)
-    file, recovered, told = await trio.to_thread.run_sync(_start, path, now_us(), zone(), busy_seconds, customers)
+    file, recovered, begun_seq, told = await trio.to_thread.run_sync(
+        start, path, now_us(), zone(), busy_seconds, customers
+    )
     inbox: Inbox[Item] = Inbox()
-    ledger = SqliteLedger(inbox, on_fault, on_soft, recovered)
+    pace = Pace(settlements=recovered, begun_seq=begun_seq)
+    ledger = SqliteLedger(inbox, on_fault, on_soft, recovered, pace)
     ledger._learn(told)
     finished = trio.Event()
     token = trio.lowlevel.current_trio_token()
@@ -285,7 +317,7 @@ async def open_ledger(
             with suppress(trio.RunFinishedError):
                 token.run_sync_soon(ledger._hear, report)
 
-    writer = Writer(file, inbox, hear_decided, hear, now_us=now_us, zone=zone, customers=customers)
+    writer = Writer(file, inbox, hear_decided, hear, now_us=now_us, zone=zone, customers=customers, pace=pace)
 
     def write() -> None:
         try:
@@ -309,23 +341,3 @@ async def open_ledger(
         ledger.unwritten = len(writer.pending) + len(inbox)  # what the writer has, and what it could not even take
         if ledger.unwritten:
             ledger._fault(f"{ledger.unwritten} entries were not written within {flush_seconds:g} s")
-
-
-def _start(
-    path: Path, now_us: int, zone: ZoneInfo, busy_seconds: float, customers: Customers
-) -> tuple[LedgerFile, int, Told]:
-    try:
-        file = LedgerFile(path, now_us=now_us, busy_seconds=busy_seconds)
-        try:
-            connection = file.ready()
-            connection.execute("BEGIN IMMEDIATE")
-            batch = Batch(connection, now_us, zone, customers, Budgets(), apart=True)
-            recovered = batch.recover()
-            batch.finish()
-            connection.execute("COMMIT")
-            return file, recovered, batch.told
-        except BaseException:
-            file.close()
-            raise
-    except (LedgerUnusable, sqlite3.Error, OSError) as fault:
-        raise LedgerUnusable(f"{path}: {fault}") from fault

@@ -241,7 +241,7 @@ class Changes:
             subject_rows.insert(self._connection, subject)
             if subject.kind == KEY:  # one that was rotated away once is itself again
                 _, caller = money.tally_id(KEY, subject.id)
-                self._connection.execute("DELETE FROM renamed WHERE old = ?", (caller,))
+                self._part(caller)
         else:
             subject_rows.replace(self._connection, subject)
         if subject.kind == TERMS:
@@ -284,9 +284,14 @@ class Changes:
         rows.rename_caller(self._connection, from_id, to_id)
         self._connection.execute(_JOIN_TALLIES, (to_id, kind, from_id))
         self._connection.execute("DELETE FROM tally WHERE kind = ? AND id = ?", (kind, from_id))
-        self._connection.execute("DELETE FROM renamed WHERE old = ?", (to_id,))
+        self._part(to_id)
         self._connection.execute("UPDATE renamed SET new = ? WHERE new = ?", (to_id, from_id))
         self._connection.execute("INSERT OR REPLACE INTO renamed (old, new) VALUES (?, ?)", (from_id, to_id))
+
+    def _part(self, caller: str) -> None:
+        """A caller that is there is nobody else, whatever it was before."""
+        self._connection.execute("INSERT OR IGNORE INTO parted SELECT old, new FROM renamed WHERE old = ?", (caller,))
+        self._connection.execute("DELETE FROM renamed WHERE old = ?", (caller,))
 
 
 def _budgets(subject: Subject) -> tuple[tuple[Budget, ...], bool]:

@@ -12,7 +12,7 @@ Anybody who may ask can make up names of tags and customers. So these have sums 
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import date
 from functools import lru_cache
 from operator import add
@@ -35,7 +35,7 @@ _TALLIED: Final = (
     "expected_cost_nano",
     "expected_error_nano",
 )
-_DAILY: Final = (
+DAILY: Final = (
     "exchanges",
     "failures",
     "input_tokens",
@@ -46,7 +46,7 @@ _DAILY: Final = (
     "unpriced",
 )
 _EPOCH_DAY: Final = date(1970, 1, 1).toordinal()
-_DAY_US: Final = 86_400_000_000
+DAY_US: Final = 86_400_000_000
 
 
 def _added(columns: tuple[str, ...]) -> str:
@@ -59,9 +59,9 @@ _INTO_TALLY: Final = (
     f"ON CONFLICT (kind, id) DO UPDATE SET last_us = max(last_us, excluded.last_us), {_added(_TALLIED)}"
 )
 _INTO_DAILY: Final = (
-    f"INSERT INTO daily (kind, day, id, caller, model, {', '.join(_DAILY)}) "  # noqa: S608
-    f"VALUES (?, ?, ?, ?, ?{', ?' * len(_DAILY)}) "
-    f"ON CONFLICT (kind, day, id, caller, model) DO UPDATE SET {_added(_DAILY)}"
+    f"INSERT INTO daily (kind, day, id, caller, model, {', '.join(DAILY)}) "  # noqa: S608
+    f"VALUES (?, ?, ?, ?, ?{', ?' * len(DAILY)}) "
+    f"ON CONFLICT (kind, day, id, caller, model) DO UPDATE SET {_added(DAILY)}"
 )
 
 
@@ -91,9 +91,14 @@ class _Alike(NamedTuple):
 
 
 class Sums:
-    """What the rows that one batch closes come to."""
+    """What the rows that one batch closes come to.
 
-    def __init__(self) -> None:
+    Args:
+        known: whether a customer is one that has sums; asked when they are flushed.
+    """
+
+    def __init__(self, known: Callable[[sqlite3.Connection, str], bool] | None = None) -> None:
+        self._known = _known if known is None else known
         self._figures: dict[_Alike, tuple[int, ...]] = {}
         self._last_us: dict[_Alike, int] = {}
 
@@ -113,7 +118,7 @@ class Sums:
         if model is None:
             model = opening.model_asked or ""
         alike = _Alike(
-            day=_day(opening.accepted_us // _DAY_US),
+            day=day_of(opening.accepted_us // DAY_US),
             model=model,
             caller=opening.caller,
             team=opening.team,
@@ -135,7 +140,7 @@ class Sums:
         for alike, figures in self._figures.items():
             tallied, by_day = figures[: len(_TALLIED)], figures[len(_TALLIED) :]
             for kind, id in alike.ids():
-                if kind == CUSTOMER and not _known(connection, id):
+                if kind == CUSTOMER and not self._known(connection, id):
                     continue
                 _add(tally, (kind, id), tallied)
                 last_us[kind, id] = max(last_us.get((kind, id), 0), self._last_us[alike])
@@ -164,6 +169,6 @@ def _held(figure: int) -> int:
 
 
 @lru_cache(maxsize=64)
-def _day(number: int) -> str:
+def day_of(number: int) -> str:
     """The date of a day counted from the epoch; one that no calendar has is the nearest that it has."""
     return date.fromordinal(min(max(_EPOCH_DAY + number, 1), date.max.toordinal())).isoformat()

@@ -43,6 +43,8 @@ from tproxy.store.claims import Decision
 from tproxy.store.customers import Customers
 from tproxy.store.file import LedgerFile
 from tproxy.store.inbox import Inbox
+from tproxy.store.journal import Journal
+from tproxy.store.pace import Pace
 from tproxy.store.rows import ROW_FAULTS
 from tproxy.store.ticket import NOT_WRITABLE, SqliteTicket
 
@@ -94,10 +96,11 @@ class Report:
     """What became of one batch.
 
     `decided` are opens, with why they could not be written or what was decided of their claims. `changed` have been
-    made or have their own `fault`; `unchanged` could not be written.
+    made or have their own `fault`; `unchanged` could not be written. `settled` counts the rows that ended.
     """
 
     writable: bool = True
+    settled: int = 0
     decided: list[Outcome] = field(default_factory=list)
     changed: list[Change] = field(default_factory=list)
     unchanged: list[Change] = field(default_factory=list)
@@ -111,6 +114,7 @@ class Writer:
     Args:
         tell_decided: called in this thread with what was decided of the opens of a batch, before its commit.
         tell: called in this thread with what became of each batch.
+        pace: told how it goes.
     """
 
     def __init__(
@@ -123,6 +127,7 @@ class Writer:
         now_us: Callable[[], int],
         zone: Callable[[], ZoneInfo],
         customers: Customers,
+        pace: Pace,
     ) -> None:
         self.abandoned = threading.Event()
         self.pending: list[Item] = []
@@ -134,6 +139,8 @@ class Writer:
         self._zone = zone
         self._customers = customers
         self._budgets = Budgets()
+        self._journal = Journal()
+        self._pace = pace
 
     def run(self) -> None:
         """Write until the end is queued and all closes are written, or until `abandoned` is set."""
@@ -144,14 +151,18 @@ class Writer:
             wait, linger = (0.0, 0.0) if delay else (LOOK_SECONDS, LINGER_SECONDS)
             items, stopping = self._inbox.take(ready_at, wait, linger)
             begun = time.monotonic()
+            if items and not self.pending:
+                self._pace.taken_since = self._inbox.taken_since
             self.pending += items
+            self._pace.taken = len(self.pending)
             many = len(self.pending) > FEW_ENTRIES
             report = Report()
             try:
                 if self.pending or delay:
                     report = self._write()
-                    # What seemed to fail may have given something back.
+                    # What seemed to fail may have given something back, or ended.
                     report.told.freed_all = report.told.freed_all or delay > 0
+                    self._pace.settlements += delay > 0
                 elif not stopping:
                     self._file.ready()
                 self.pending, delay, complaint = [], 0.0, ""
@@ -163,6 +174,7 @@ class Writer:
                     complaint = str(fault)
                     report.told.faults.append(f"the ledger cannot be written: {complaint}")
                 delay = min(delay * 2 or BACKOFF_FIRST_SECONDS, BACKOFF_LAST_SECONDS)
+            self._pace.taken = len(self.pending)
             self._tell(report)
             ended = time.monotonic()
             ready_at = ended + (min(ended - begun, REST_SECONDS_MAX) if many else 0)
@@ -198,14 +210,18 @@ class Writer:
             early = [] if changes else [outcome for outcome in report.decided if _is_told_early(*outcome)]
             if early:
                 self._tell_decided(early)
+            begun = time.perf_counter_ns()
             connection.execute("COMMIT")
+        self._pace.commits.observe((time.perf_counter_ns() - begun) // 1000)
+        self._pace.settlements += report.settled
         return report
 
     def _transact(self, connection: sqlite3.Connection, *, apart: bool) -> Report:
         """All that is pending, in a transaction that is still to be committed."""
         connection.execute("BEGIN IMMEDIATE")
         with self._undone(connection):
-            batch = Batch(connection, self._now_us(), self._zone(), self._customers, self._budgets, apart=apart)
+            now_us, zone = self._now_us(), self._zone()
+            batch = Batch(connection, now_us, zone, self._customers, self._budgets, self._journal, apart=apart)
             report = Report(told=batch.told)
             if not self.pending:
                 connection.execute("PRAGMA user_version = 0")
@@ -216,6 +232,7 @@ class Writer:
                 else:
                     _enter(batch, *item, report)
             batch.finish()
+            report.settled = batch.settled
         return report
 
     @contextmanager
@@ -226,6 +243,7 @@ class Writer:
         except BaseException:
             self._budgets.forget()
             self._customers.recount()
+            self._journal.forget()
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
             raise
