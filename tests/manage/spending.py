@@ -1,4 +1,4 @@
-"""A ledger and a directory with the routes of spend and models on top, asked without a socket."""
+"""A ledger and a directory with the routes of spend, activity and models on top, asked without a socket."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from fastapi import Depends, FastAPI
 from msgspec.structs import replace
 
 from tests.store.laws import T0, make_closing, make_opening
-from tproxy.manage import models, spend
+from tproxy.manage import activity, models, spend, spend_reports
 from tproxy.manage.auth import ASKER, identify
 from tproxy.manage.desk import Desk
 from tproxy.manage.faults import ApiFault
@@ -96,7 +96,7 @@ class Office:
 def _app(desk: Desk) -> Any:
     app = FastAPI(dependencies=[Depends(permitted)])
     install(app)
-    for part in (spend, models):
+    for part in (spend, spend_reports, activity, models):
         app.include_router(part.router(desk))
 
     async def gate(scope: dict[str, Any], receive: Any, send: Any) -> None:

@@ -16,6 +16,10 @@ UNKNOWN = "sk-nobody-has-ever-seen-this"
 # Every route that is not closed to whoever may only read, with what it is open to.
 OPEN_TO_VIEWERS = {"/budget/info", "/tag/info", "/v2/key/info", "/spend/calculate", "/cost/estimate"}
 OPEN_TO_ALL_KEYS = {"/key/info", "/models", "/model/info", "/v1/model/info", "/v2/model/info", "/model_group/info"}
+# What a key without a role sees there is its own: test_activity.py.
+OPEN_TO_ALL_KEYS |= {f"/{whose}/spend/report" for whose in ("key", "user", "team")}
+OPEN_TO_ALL_KEYS |= {f"/{whose}/daily/activity" for whose in ("user", "team", "tag")}
+OPEN_TO_ALL_KEYS |= {f"/{whose}/daily/activity/aggregated" for whose in ("user", "team")}
 
 
 def every_route(o: Office) -> list[tuple[str, str]]:

@@ -216,12 +216,12 @@ def talk(url: str) -> Iterator[Api]:
     try:
         api = Api(url, os.environ.get(KEY_VARIABLE, ""))
     except ValueError as fault:
-        _end(str(fault), 2)
+        end(str(fault), 2)
     try:
         with api:
             yield api
     except ApiFault as fault:
-        _end(str(fault), 1)
+        end(str(fault), 1)
 
 
 def out(content: object) -> None:
@@ -234,7 +234,8 @@ def say(sentence: str) -> None:
     typer.echo(terminal.plain(sentence), err=True)
 
 
-def _end(sentence: str, code: int) -> NoReturn:
+def end(sentence: str, code: int) -> NoReturn:
+    """Say why a command failed, and end it."""
     say(f"tproxy: {sentence}")
     sys.exit(code)
 

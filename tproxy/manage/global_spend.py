@@ -7,17 +7,19 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Iterable, Sequence
-from datetime import date, timedelta
-from typing import Annotated, Any, Final, Literal
+from datetime import date
+from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Depends, Query, Response
 
 from tproxy.manage.answering import alias_of, caller_id, limit_of, page, told
 from tproxy.manage.auth import Asker
+from tproxy.manage.csv_page import AsCsv, csv_told
 from tproxy.manage.desk import Desk
 from tproxy.manage.faults import Forbidden, Invalid, Unprocessable
 from tproxy.manage.permit import asker
 from tproxy.manage.span import Day, Span, recent, span
+from tproxy.manage.spend_groups import GROUPS, GroupBy, Period, began, group_table, grouped, key_table
 from tproxy.manage.spend_row import shown_caller
 from tproxy.money import to_dollars
 from tproxy.store import reports
@@ -26,17 +28,6 @@ from tproxy.store.reports import DaySum
 
 LINES_MAX: Final = 20_000
 
-# Of each way to group: the kind of its sums, and the names of the list and of the one who is in it.
-GROUPS: Final = {
-    "team": (reports.TEAM, "teams", "team_name"),
-    "customer": (reports.CUSTOMER, "customers", "customer"),
-    "user": (reports.USER, "users", "user"),
-    "key": (reports.CALLER, "keys", "api_key"),
-    "tag": (reports.TAG, "tags", "tag"),
-    "model": (reports.CALLER, "models", "model"),
-}
-GroupBy = Literal["team", "customer", "user", "key", "tag", "model"]
-Period = Literal["day", "week", "month"]
 Text = Annotated[str | None, Query(max_length=256)]
 Limit = Annotated[int, Query(ge=1, le=1_000)]
 
@@ -71,6 +62,7 @@ def add(routes: APIRouter, desk: Desk) -> None:
 
     @routes.get("/global/spend/report")
     async def report(
+        as_csv: AsCsv,
         start_date: Day = None,
         end_date: Day = None,
         group_by: GroupBy | None = None,
@@ -83,21 +75,26 @@ def add(routes: APIRouter, desk: Desk) -> None:
         """Spend by day, week or month, and by team, customer, user, key, tag or model.
 
         With `api_key` or `internal_user_id`: what that key, or each key of that user, came to with each model.
-        `team_id` and `customer_id` are for one team or customer alone.
+        `team_id` and `customer_id` are for one team or customer alone. With `format=csv`, the same lines as a table.
         """
         days = _days(desk, start_date, end_date)
-        if api_key is not None:
-            caller = caller_id(desk, api_key)
-            return await told(desk, lambda c: _by_key(_lines(c, reports.CALLER, days, caller)))
-        if internal_user_id is not None:
-            return await told(desk, lambda c: _by_key(_lines(c, reports.USER, days, internal_user_id)))
+        if api_key is not None or internal_user_id is not None:
+            kind, id = (reports.USER, internal_user_id)
+            if api_key is not None:
+                kind, id = reports.CALLER, caller_id(desk, api_key)
+            if as_csv:
+                return await csv_told(desk, lambda c: key_table(desk, c, _lines(c, kind, days, id)))
+            return await told(desk, lambda c: by_key(_lines(c, kind, days, id)))
         if team_id is not None and customer_id is not None:
             raise Invalid("Give either `team_id` or `customer_id`.", param="customer_id")
         one = customer_id if customer_id is not None else team_id
-        grouped: GroupBy = group_by or "team"
+        group: GroupBy = group_by or "team"
         if one is not None:
-            grouped = "team" if customer_id is None else "customer"
-        return await told(desk, lambda c: _report(desk, _lines(c, GROUPS[grouped][0], days, one), grouped, period))
+            group = "team" if customer_id is None else "customer"
+        kind = GROUPS[group][0]
+        if as_csv:
+            return await csv_told(desk, lambda c: group_table(desk, c, _lines(c, kind, days, one), group, period))
+        return await told(desk, lambda c: _report(desk, _lines(c, kind, days, one), group, period))
 
     @routes.get("/global/spend/logs")
     async def logs(start_date: Day = None, end_date: Day = None) -> Response:
@@ -172,7 +169,7 @@ def add(routes: APIRouter, desk: Desk) -> None:
 
         def read(connection: sqlite3.Connection) -> list[dict[str, Any]]:
             by_model = _by(connection, days, lambda each: each.model)
-            return [{"model": model} | _activity(_grouped(some, _day)) for model, some in by_model.items()]
+            return [{"model": model} | _activity(grouped(some, _day)) for model, some in by_model.items()]
 
         return await told(desk, read)
 
@@ -195,17 +192,10 @@ def _lines(connection: sqlite3.Connection, kind: str, days: Span, id: str | None
     return _bounded(reports.days(connection, kind, since=days.since, until=days.until, id=id, limit=LINES_MAX + 1))
 
 
-def _grouped(lines: Iterable[DaySum], name: Callable[[DaySum], str]) -> dict[str, list[DaySum]]:
-    groups: dict[str, list[DaySum]] = {}
-    for each in lines:
-        groups.setdefault(name(each), []).append(each)
-    return groups
-
-
 def _by(connection: sqlite3.Connection, days: Span, name: Callable[[DaySum], str]) -> dict[str, list[DaySum]]:
     """All spend by day and model, grouped."""
     found = reports.day_sums(connection, reports.MODEL, since=days.since, until=days.until, limit=LINES_MAX + 1)
-    return _grouped(_bounded(found), name)
+    return grouped(_bounded(found), name)
 
 
 def _day(each: DaySum) -> str:
@@ -226,22 +216,12 @@ async def _top(desk: Desk, kind: str, limit: int, shape: Callable[[str, int], di
     return await told(desk, read)
 
 
-def _began(day: str, period: Period) -> str:
-    """The first day of the period that holds `day`; weeks begin on Monday."""
-    if period == "month":
-        return day[:8] + "01"
-    if period == "week":
-        whole = date.fromisoformat(day)
-        return (whole - timedelta(days=whole.weekday())).isoformat()
-    return day
-
-
 def _report(desk: Desk, lines: list[DaySum], group_by: GroupBy, period: Period) -> list[dict[str, Any]]:
     kind, members, name = GROUPS[group_by]
     result = []
-    for began, some in _grouped(lines, lambda each: _began(each.day, period)).items():
+    for first, some in grouped(lines, lambda each: began(each.day, period)).items():
         groups: list[dict[str, Any]] = []
-        for id, theirs in _grouped(some, lambda each: each.model if group_by == "model" else each.id).items():
+        for id, theirs in grouped(some, lambda each: each.model if group_by == "model" else each.id).items():
             shown = shown_caller(id) if kind == reports.CALLER else id
             alias = None if group_by == "model" else alias_of(desk, kind, id)
             member: dict[str, Any] = {name: alias if group_by == "team" and alias is not None else shown}
@@ -251,7 +231,7 @@ def _report(desk: Desk, lines: list[DaySum], group_by: GroupBy, period: Period) 
                 member["key_alias"] = alias
             groups.append(member | {"total_spend": to_dollars(_cost(theirs)), "metadata": _metadata(theirs)})
         groups.sort(key=lambda each: -each["total_spend"])
-        result.append({"group_by_day": f"{began}T00:00:00+00:00", members: groups})
+        result.append({"group_by_day": f"{first}T00:00:00+00:00", members: groups})
     return result
 
 
@@ -268,16 +248,17 @@ def _metadata(lines: list[DaySum]) -> list[dict[str, Any]]:
     ]
 
 
-def _by_key(lines: list[DaySum]) -> list[dict[str, Any]]:
+def by_key(lines: list[DaySum]) -> list[dict[str, Any]]:
+    """What each key came to, and with each model."""
     return [
         {"api_key": shown_caller(caller)}
         | _totals(theirs)
         | {
             "model_details": [
-                {"model": model} | _totals(some) for model, some in _grouped(theirs, lambda each: each.model).items()
+                {"model": model} | _totals(some) for model, some in grouped(theirs, lambda each: each.model).items()
             ]
         }
-        for caller, theirs in _grouped(lines, lambda each: each.caller).items()
+        for caller, theirs in grouped(lines, lambda each: each.caller).items()
     ]
 
 
@@ -311,12 +292,12 @@ def _teams(desk: Desk, connection: sqlite3.Connection) -> dict[str, Any]:
         reports.day_sums(connection, reports.TEAM, since=days.since, until=days.until, limit=LINES_MAX + 1)
     )
     names = {each.id: alias_of(desk, reports.TEAM, each.id) or each.id for each in lines}
-    totals = sorted(((_cost(theirs), id) for id, theirs in _grouped(lines, lambda each: each.id).items()), reverse=True)
+    totals = sorted(((_cost(theirs), id) for id, theirs in grouped(lines, lambda each: each.id).items()), reverse=True)
     return {
         "daily_spend": [
             {"date": day}
-            | {name: to_dollars(_cost(theirs)) for name, theirs in _grouped(some, lambda each: names[each.id]).items()}
-            for day, some in _grouped(lines, _day).items()
+            | {name: to_dollars(_cost(theirs)) for name, theirs in grouped(some, lambda each: names[each.id]).items()}
+            for day, some in grouped(lines, _day).items()
         ],
         "teams": sorted(set(names.values())),
         "total_spend_per_team": [{"team_id": names[id], "total_spend": to_dollars(cost)} for cost, id in totals[:10]],

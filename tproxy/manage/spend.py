@@ -6,19 +6,23 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Sequence
 from typing import Annotated, Any, Final, Literal
 
 from fastapi import APIRouter, Query, Response
 
 from tproxy.manage import calculate, global_spend, logs_page
 from tproxy.manage.answering import alias_of, limit_of, told
+from tproxy.manage.csv_page import AsCsv, csv_told
 from tproxy.manage.desk import Desk
-from tproxy.manage.span import Day, Span, first_day, span
+from tproxy.manage.faults import Unprocessable
+from tproxy.manage.span import Day, Span, first_day, recent, span
+from tproxy.manage.spend_groups import sums_table
 from tproxy.manage.spend_row import shown_caller
 from tproxy.money import to_dollars
-from tproxy.store import reports
+from tproxy.store import activity, reports
 from tproxy.store.money import standings
-from tproxy.store.reports import Sum
+from tproxy.store.reports import DaySum, Sum
 
 # What is summed by, in the words of the API.
 KINDS: Final = {
@@ -31,7 +35,10 @@ KINDS: Final = {
     "session": reports.SESSION,
 }
 By = Literal["key", "team", "user", "customer", "tag", "model", "session"]
+ByDay = Literal["key", "team", "user", "customer", "tag", "model"]
 Limit = Annotated[int, Query(ge=1, le=1_000)]
+DayLimit = Annotated[int, Query(ge=1, le=100)]
+BY_DAY_MAX: Final = 40_000  # rows times days: they are written as JSON in one go
 
 
 def router(desk: Desk) -> APIRouter:
@@ -42,6 +49,7 @@ def router(desk: Desk) -> APIRouter:
 
     @routes.get("/spend/by")
     async def spent_by(
+        as_csv: AsCsv,
         by: By = "key",
         since: Annotated[str | None, Query(max_length=32)] = None,
         until: Day = None,
@@ -55,7 +63,22 @@ def router(desk: Desk) -> APIRouter:
         What a key came to before it was rotated counts for the key that it is now.
         """
         days = span(first_day(since, desk.clock()), until, "until")
+        if as_csv:
+            return await csv_told(desk, lambda connection: sums_table(_by(desk, connection, by, days, limit)))
         return await told(desk, lambda connection: _by(desk, connection, by, days, limit))
+
+    @routes.get("/spend/by/day")
+    async def spent_by_day(
+        by: ByDay = "team",
+        since: Annotated[str | None, Query(max_length=32)] = None,
+        until: Day = None,
+        limit: DayLimit = 50,
+    ) -> Response:
+        """As `/spend/by`, with `days`: what all exchanges of each day came to (each counted once), and each of `rows`
+        on each day. Days without an exchange are left out. Without days, these are the last thirty."""
+        first = first_day(since, desk.clock())
+        days = recent(desk.clock(), 30) if first is None and until is None else span(first, until, "until")
+        return await told(desk, lambda connection: _by_day(desk, connection, by, days, limit))
 
     @routes.get("/spend/keys")
     async def keys(limit: Limit = 100) -> Response:
@@ -113,13 +136,36 @@ def _by(desk: Desk, connection: sqlite3.Connection, by: By, days: Span, limit: i
         found, complete = reports.session_sums(connection, since_us=days.since_us, until_us=days.until_us, limit=limit)
     else:
         found = reports.sums(connection, kind, since=days.since, until=days.until, limit=limit)
+    return _by_of(desk, connection, by, days, found) | {"complete": complete}
+
+
+def _by_day(desk: Desk, connection: sqlite3.Connection, by: ByDay, days: Span, limit: int) -> dict[str, Any]:
+    kind = KINDS[by]
+    found = reports.sums(connection, kind, since=days.since, until=days.until, limit=limit)
+    ids = [each.id for each in found]
+    every_day = activity.all_by_day(connection, since=days.since, until=days.until)
+    if len(every_day) * len(ids) > BY_DAY_MAX:
+        raise Unprocessable(f"rows and days make more than {BY_DAY_MAX:,} figures; ask for fewer", param="limit")
+    theirs: dict[str, list[dict[str, Any]]] = {}
+    for each in activity.by_day(connection, kind, ids, since=days.since, until=days.until):
+        theirs.setdefault(each.day, []).append(_on_day(kind, each))
+    return _by_of(desk, connection, by, days, found) | {
+        "days": [{"day": each.day} | _figures(each) | {"rows": theirs.get(each.day, [])} for each in every_day]
+    }
+
+
+def _on_day(kind: str, each: DaySum) -> dict[str, Any]:
+    return {"id": shown_caller(each.id) if kind == reports.CALLER else each.id} | _figures(each)
+
+
+def _by_of(desk: Desk, connection: sqlite3.Connection, by: By, days: Span, found: Sequence[Sum]) -> dict[str, Any]:
     return {
         "by": by,
         "since": days.since,
         "until": days.until,
-        "rows": [_sum(desk, connection, kind, each) for each in found],
+        "rows": [_sum(desk, connection, KINDS[by], each) for each in found],
         "total": _figures(reports.total(connection, since=days.since, until=days.until)),
-        "complete": complete,
+        "complete": True,
     }
 
 
@@ -128,7 +174,7 @@ def _sum(desk: Desk, connection: sqlite3.Connection, kind: str, each: Sum) -> di
     return {"id": shown_caller(each.id) if kind == reports.CALLER else each.id, "alias": alias} | _figures(each)
 
 
-def _figures(each: Sum) -> dict[str, Any]:
+def _figures(each: Sum | DaySum) -> dict[str, Any]:
     return {
         "exchanges": each.exchanges,
         "failures": each.failures,
