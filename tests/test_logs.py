@@ -161,6 +161,8 @@ fail()
 log.error("odd", text="\\ud800 ä", number=2**70, more=None, list=[1, "ä"])
 log.error("odd", text="\\ud800 ä", number=2**70, more=None)
 log.error("%s of %d", "interpolated", 2)
+logs.later("gathered", lambda: {"number": 1})
+logs.later("not gathered", lambda: 1 // 0)
 logs.configure("warning", "json")
 log.info("not said")
 log.warning("after")
@@ -193,8 +195,11 @@ def test_what_is_configured_is_said(level: str, format: str) -> None:
     assert "not said" not in done.stderr
     said_in_json = [json.loads(line) for line in done.stderr.splitlines() if line.startswith("{")]
     assert [line["event"] for line in said_in_json if line["event"] in ("after", "last")] == ["after", "last"]
+    gathers = LEVELS.index(level) <= LEVELS.index("info")
+    assert ("gathered" in done.stderr) == gathers
     # With which line the thread tells of them depends on how far it is.
-    assert sum(line["count"] for line in said_in_json if line["event"] == "lines of this log were dropped") == 2
+    dropped = sum(line["count"] for line in said_in_json if line["event"] == "lines of this log were dropped")
+    assert dropped == (3 if gathers else 2)
     if format == "json":
         assert all(json.loads(line)["timestamp"] for line in done.stderr.splitlines())
         odd, plain = (line for line in said_in_json if line["event"] == "odd")

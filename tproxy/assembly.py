@@ -21,7 +21,7 @@ from pydantic import SecretStr
 from tproxy.flow.admit import Governance
 from tproxy.flow.body import Held
 from tproxy.flow.expect import Expectations
-from tproxy.flow.identify import KeyRing, shown
+from tproxy.flow.identify import KeyRing
 from tproxy.flow.limits import Limiter
 from tproxy.flow.line import Line
 from tproxy.flow.outgoing import Upstream
@@ -30,10 +30,9 @@ from tproxy.flow.services import Services
 from tproxy.manage.desk import Desk
 from tproxy.manage.gate import ASGIApp, Gate, Late
 from tproxy.manage.health import DRAINING, LEDGER_FAILS, Manage
-from tproxy.money import usd
+from tproxy.observation import Observation
 from tproxy.protocol.pricing import PriceBook, built_in
 from tproxy.settings import Settings
-from tproxy.store.base import Standing
 from tproxy.store.directory import Directory, open_directory
 from tproxy.store.keyfile import hash_key, load_keys
 from tproxy.store.sqlite import SqliteLedger, open_ledger
@@ -61,6 +60,7 @@ class House:
     """
 
     proxy: Proxy
+    desk: Desk
 
     def __init__(
         self, settings: Settings, ledger: SqliteLedger, *, draining: Callable[[], bool], sandbox: bool = False
@@ -73,6 +73,7 @@ class House:
         # Unlike any other process's, also those of the same service: a Via that names us has been through here.
         self._pseudonym = b"tproxy-" + os.urandom(4).hex().encode()
         self._limiter = Limiter()
+        self.observation = Observation(settings, ledger, lambda: self.proxy.services, now_us)
         self._expectations = Expectations()
         self._line = Line()
 
@@ -85,8 +86,9 @@ class House:
         self.directory = await open_directory(self.settings.database_path, self.ledger, zone=self.zone, clock=now_us)
         self.directory.on_rotated = partial(self._limiter.move, KEY)
         services = await self._taken(self.settings)
-        desk = self._desk()
-        self.proxy = Proxy(services, Manage(self._unready, Gate(Late(partial(_api, desk)), desk)))
+        self.desk = self._desk()
+        api = Gate(Late(partial(_api, self.desk)), self.desk)
+        self.proxy = Proxy(services, Manage(self._unready, api, self.observation.pages(self.desk)))
 
     async def take(self, settings: Settings) -> Pool:
         """Let new exchanges work with other settings. Returns the pool that they no longer use.
@@ -101,6 +103,7 @@ class House:
         except BaseException:
             self.settings = before
             raise
+        self.observation.take(settings)
         old, self.proxy.services = self.proxy.services, services
         return old.upstream.pool
 
@@ -128,7 +131,13 @@ class House:
                 directory=self.directory,
                 api_keys=[key.get_secret_value() for key in settings.upstream.api_keys],
             ),
-            upstream=Upstream(Pool(origin, _bounds(settings), tls), origin, url.path.encode(), self._pseudonym),
+            upstream=Upstream(
+                Pool(origin, _bounds(settings), tls),
+                origin,
+                url.path.encode(),
+                self._pseudonym,
+                settings.upstream.forward_traceparent,
+            ),
             upstream_name=SANDBOX if self._sandbox else settings.upstream.base_url,
             base_url=settings.upstream.base_url,
             ledger=self.ledger,
@@ -141,6 +150,7 @@ class House:
                 budget_mode=settings.budgets.mode,
                 budget_wait=settings.budgets.wait,
                 default_geo=settings.upstream.inference_geo,
+                customers=not settings.metrics.disable_end_user_cost_tracking,
             ),
             clock=now_us,
             draining=self._draining,
@@ -150,6 +160,8 @@ class House:
             max_body_bytes=settings.limits.max_body_bytes,
             max_upload_bytes=settings.limits.max_upload_bytes,
             held=Held(settings.limits.max_held_bytes),
+            observers=self.observation.observers,
+            pulse=self.observation.pulse,
         )
 
     def _desk(self) -> Desk:
@@ -164,6 +176,7 @@ class House:
             unready=self._unready,
             running=lambda: self.proxy.running,
             mode=lambda: self.settings.budgets.mode,
+            captures=lambda: self.observation.capturing.shelf,
         )
 
     def _unready(self) -> str | None:
@@ -213,19 +226,6 @@ def _proxy_terms(settings: Settings) -> Terms:
     return Terms(budgets=(Budget(period=budgets.budget_duration, limit_nano=budgets.max_budget),))
 
 
-def _warn_of_soft_limit(house: House | None, standing: Standing) -> None:
-    find = None if house is None else house.directory.find
-    subject = None if find is None else find(standing.kind, standing.subject)
-    log.warning(
-        "a budget has passed its soft limit",
-        kind=standing.kind,
-        subject=standing.subject if subject is None else shown(subject),
-        period=standing.period,
-        soft_usd=usd(standing.soft_nano or 0),
-        spent_usd=usd(standing.spent_nano),
-    )
-
-
 def _digest(secret: SecretStr | None) -> str | None:
     return None if secret is None else hash_key(secret.get_secret_value())
 
@@ -258,14 +258,17 @@ async def open_house(
         zone=zone,
         max_customers=settings.limits.max_customers,
         on_fault=lambda what: log.error("ledger", what=what),
-        on_soft=lambda standing: _warn_of_soft_limit(house, standing),
+        on_soft=lambda _: house.observation.alerts.soft_limit_passed() if house is not None else None,
     ) as ledger:
         if ledger.recovered:
             log.warning("exchanges of a process that died are closed as lost", count=ledger.recovered)
         house = House(settings, ledger, draining=draining, sandbox=sandbox)
         await house.open()
         try:
-            yield house
+            async with trio.open_nursery() as beside:
+                beside.start_soon(house.observation.run, house.desk)
+                yield house
+                beside.cancel_scope.cancel()
         finally:
             with trio.CancelScope(shield=True), trio.move_on_after(5):
                 await house.aclose()

@@ -18,8 +18,10 @@ import typer
 
 from tproxy import __version__, terminal
 from tproxy.client import DEFAULT_URL
-from tproxy.commands import keys
+from tproxy.commands import captures, keys, ledger
+from tproxy.commands import report as reports
 from tproxy.commands.spend import By, spend_by
+from tproxy.commands.top_view import Sort as TopSort
 from tproxy.money import usd
 from tproxy.store import reading
 
@@ -35,6 +37,8 @@ app = typer.Typer(
 )
 
 app.add_typer(keys.app, name="keys")
+app.add_typer(captures.app, name="captures")
+app.add_typer(ledger.app, name="ledger")
 
 ConfigOption = Annotated[Path, typer.Option("--config", "-c", help="The configuration file.")]
 DEFAULT_CONFIG = Path("config.toml")
@@ -192,6 +196,41 @@ def spend(
     except (LedgerUnusable, ValueError) as fault:
         typer.echo(f"tproxy: {fault}", err=True)
         sys.exit(1)
+
+
+@app.command()
+def top(
+    interval: Annotated[float, typer.Option(min=0.5, max=10, help="Seconds between two looks.")] = 1.0,
+    sort: Annotated[TopSort, typer.Option(help="The most of this first.")] = TopSort.AGE,
+    once: Annotated[
+        bool, typer.Option("--once", help="Print one snapshot and end; so it is without a terminal.")
+    ] = False,
+    url: keys.Url = DEFAULT_URL,
+    as_json: keys.Json = False,
+) -> None:
+    """Show what runs now, until Ctrl-C: who, which model, how many tokens, how fast, at what cost so far."""
+    from tproxy.commands.top import top as run
+
+    run(url, interval=interval, sort=sort, once=once, as_json=as_json)
+
+
+@app.command()
+def report(
+    by: Annotated[reports.By, typer.Option(help="What it is grouped by.")] = reports.By.team,
+    month: Annotated[str | None, typer.Option(metavar="YYYY-MM", help="The month; this one if none is named.")] = None,
+    since: Annotated[str | None, typer.Option(help="In place of a month: from this day (UTC), or so many: 7d.")] = None,
+    until: Annotated[str | None, typer.Option(help="To the end of this day; today if none is named.")] = None,
+    form: Annotated[
+        reports.Format | None,
+        typer.Option(
+            "--format", help="A table for people, CSV for programs, or a page to be mailed; else as --out says."
+        ),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="The file to write, .csv or .html; stdout if none is named.")] = None,
+    url: keys.Url = DEFAULT_URL,
+) -> None:
+    """Report what a month came to. Asks a running server."""
+    reports.report(by, form, out, url, month=month, since=since, until=until)
 
 
 def _as_json(days: list[reading.DayModel]) -> dict[str, object]:

@@ -87,6 +87,28 @@ class Api:
         """
         return self._ask("POST", path, "", json.dumps(dict(fields)).encode())
 
+    def lines(self, path: str, patience: float, **query: str | float | None) -> Iterator[bytes]:
+        """Ask for `path`, whose answer goes on; its lines, as they come, with their ends.
+
+        Args:
+            patience: for so many seconds the server may say nothing.
+
+        Raises:
+            ApiFault: there is no answer, it says no, or it breaks off.
+        """
+        asked = urlencode({name: value for name, value in query.items() if value is not None})
+        headers = {"authorization": f"Bearer {self._key}"}
+        # `_host` has seen to it that this is http or https.
+        request = urllib.request.Request(f"{self.url}{path}?{asked}".rstrip("?"), None, headers)  # noqa: S310
+        with self._faults(patience), self._opener.open(request, timeout=patience) as response:
+            if response.status != 200:
+                answer = _json(response.read(MAX_ANSWER_BYTES))
+                raise ApiFault(self._sentence(response.status, answer, f"GET {path}"), response.status)
+            while line := response.readline(MAX_ANSWER_BYTES):
+                if not line.endswith(b"\n"):
+                    raise ApiFault(f"a line of the answer of {self.url} breaks off, or is too long")
+                yield line
+
     def _ask(self, method: str, path: str, query: str, content: bytes | None) -> Any:
         headers = {"authorization": f"Bearer {self._key}", "accept": "application/json"}
         if content is not None:
@@ -105,22 +127,19 @@ class Api:
             status = response.status
             if response.length:  # `read1` takes a connection that ends early for a good end
                 raise http.client.IncompleteRead(bytes(body), response.length)
-        try:
-            answer = json.loads(body)
-        except (ValueError, RecursionError):
-            answer = None
+        answer = _json(body)
         if 200 <= status < 300 and answer is not None:
             return answer
         raise ApiFault(self._sentence(status, answer, f"{method} {path}"), status)
 
     @contextmanager
-    def _faults(self) -> Iterator[None]:
+    def _faults(self, seconds: float = ANSWER_SECONDS) -> Iterator[None]:
         """Turn what the network does into a sentence that says where, and what to do."""
         elsewhere = f"start it with `tproxy serve`, or say where it is with --url or {URL_VARIABLE}"
         try:
             yield
         except TimeoutError:
-            raise ApiFault(f"{self.url} has not answered within {ANSWER_SECONDS} seconds") from None
+            raise ApiFault(f"{self.url} has not answered within {seconds:g} seconds") from None
         except urllib.error.URLError as error:  # raised before the request was sent, as far as the library can tell
             reason = error.reason if isinstance(error.reason, Exception) else error
             if isinstance(reason, ConnectionResetError | BrokenPipeError):
@@ -171,6 +190,14 @@ def _is_here(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
+
+
+def _json(body: bytes | bytearray) -> Any:
+    """What JSON stands there; None where there is none."""
+    try:
+        return json.loads(body)
+    except (ValueError, RecursionError):
+        return None
 
 
 def _reason(error: Exception) -> str:

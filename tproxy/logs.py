@@ -1,7 +1,7 @@
 """Logs: one JSON object a line (or text for a terminal) on stderr, for our own lines and those of the libraries.
 
     structlog ──┐
-                ├──► Lines: at most LINES_MAX ──► thread: rendered, one write(2) a line
+                ├──► Lines: at most LINES_MAX ──► thread: rendered, one write(2) for some of them
     logging ────┘
 
 - A line of plain values is rendered by the thread, which wakes for many lines at a time: one is said for each exchange,
@@ -27,10 +27,11 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
+from itertools import islice
 from typing import Any, Final, Literal, TextIO, cast
 
 import msgspec
@@ -41,6 +42,7 @@ Level = Literal["debug", "info", "warning", "error"]
 Format = Literal["json", "console"]
 
 LINES_MAX = 10_000  # lines that wait for the thread; past it, they are dropped
+WRITTEN_AT_ONCE = 32  # some 30 kB: a pipe holds 64
 FLUSH_SECONDS = 1.0
 GATHER_SECONDS = 0.01  # from the first line that waits until the thread writes: others then go with it
 
@@ -55,13 +57,15 @@ class Lines:
 
     Attributes:
         notice: says, as a line, how many were dropped.
+        dropped: how many were, since the start.
     """
 
     def __init__(self, descriptor: int) -> None:
         self.notice: Callable[[int], str] = "{} lines of this log were dropped\n".format
         self._descriptor = descriptor
         self._waiting: deque[str | Callable[[], str]] = deque()
-        self._dropped = 0
+        self.dropped = 0
+        self._untold = 0
         self._broken_off = False
         self._changed = threading.Condition()
         threading.Thread(target=self._run, name="log", daemon=True).start()
@@ -73,12 +77,16 @@ class Lines:
                 self._waiting.append(line)
                 self._changed.notify_all()
             else:
-                self._dropped += 1
+                self._drop()
 
     def drop(self) -> None:
         """Count a line that could not even be made."""
         with self._changed:
-            self._dropped += 1
+            self._drop()
+
+    def _drop(self) -> None:
+        self.dropped += 1
+        self._untold += 1
 
     def flush(self) -> None:
         """Nothing: loggers call this after each line, and must not wait. See `drain`."""
@@ -97,34 +105,65 @@ class Lines:
                 self._write_first()
 
     def _write_first(self) -> None:
+        """Write the lines that have waited longest: some at a time, for each write costs as much as a line."""
+        self._tell()
         with self._changed:
-            line, dropped = self._waiting[0], self._dropped
-        told = dropped if dropped and self._put(self.notice(dropped)) else 0
-        written = self._put(line)
+            lines = list(islice(self._waiting, WRITTEN_AT_ONCE))
+        texts = [text for line in lines if (text := _text(line)) is not None]
+        lost = len(lines) - self._put(texts)
         with self._changed:
-            self._waiting.popleft()  # only now, for `drain` waits for it
-            self._dropped += (not written) - told
+            for _ in range(lost):
+                self._drop()
+        if len(lines) - lost == len(texts):  # else something could not be written, and neither can this
+            self._tell()
+        self._done(len(lines))
+
+    def _tell(self) -> None:
+        """Say how many lines were dropped of which that was not said yet."""
+        with self._changed:
+            dropped = self._untold
+        if dropped and self._put([self.notice(dropped)]):
+            with self._changed:
+                self._untold -= dropped
+
+    def _done(self, count: int) -> None:
+        """Let go of the lines that have waited longest: only now, for `drain` waits for it."""
+        with self._changed:
+            for _ in range(count):
+                self._waiting.popleft()
             self._changed.notify_all()
 
-    def _put(self, line: str | Callable[[], str]) -> bool:
-        """Write a line whole, however long that takes; false if that failed, or if it cannot be made."""
-        try:
-            text = line if isinstance(line, str) else line()
-        except Exception:
-            return False
-        data = text.encode("utf-8", "backslashreplace")
-        rest = memoryview(b"\n" + data if self._broken_off else data)
+    def _put(self, texts: Sequence[str]) -> int:
+        """Write lines, however long that takes. Returns how many are there whole: not all if it failed."""
+        data = [text.encode("utf-8", "backslashreplace") for text in texts]
+        rest = memoryview(b"\n" * self._broken_off + b"".join(data))
         while rest:
             try:
                 rest = rest[os.write(self._descriptor, rest) :]
             except BlockingIOError:  # someone who shares it made it non-blocking
                 select.select([], [self._descriptor], [])
             except (OSError, ValueError):
-                self._broken_off = self._broken_off or 0 < len(rest) < len(data)
-                return False
+                return self._whole(data, len(rest))
             else:
                 self._broken_off = False
-        return True
+        return len(texts)
+
+    def _whole(self, data: Sequence[bytes], unwritten: int) -> int:
+        """How many lines are there whole, where so many bytes at their end are not."""
+        for count in range(len(data), 0, -1):
+            if unwritten <= 0:
+                return count
+            self._broken_off = self._broken_off or unwritten < len(data[count - 1])
+            unwritten -= len(data[count - 1])
+        return 0
+
+
+def _text(line: str | Callable[[], str]) -> str | None:
+    """A line that may still have to be made; None if it cannot be."""
+    try:
+        return line if isinstance(line, str) else line()
+    except Exception:
+        return None
 
 
 class _Handler(logging.StreamHandler[TextIO]):
@@ -142,11 +181,12 @@ class _Said:
 
 
 _lines: Lines | None = None
+_say_later: Callable[[str, Callable[[], dict[str, Any]]], None] | None = None
 
 
 def configure(level: Level, format: Format) -> None:
     """Set up logging for the process. May be called again, with another level or format."""
-    global _lines
+    global _lines, _say_later
     if _lines is None:
         _lines = Lines(_stderr())
         atexit.register(flush)
@@ -186,12 +226,20 @@ def configure(level: Level, format: Format) -> None:
                 return msgspec.json.encode(event).decode() + "\n"
         return str(renderer(None, event["level"], event)) + "\n"
 
+    def gathered(event: str, fields: Callable[[], dict[str, Any]], at: float) -> str:
+        return of_plain_values({**fields(), "event": event, "level": "info"}, at)
+
+    def say_later(event: str, fields: Callable[[], dict[str, Any]]) -> None:
+        if number <= logging.INFO:
+            lines.write(partial(gathered, event, fields, time.time()))
+
     def say(logger: Any, method: str, event: EventDict) -> tuple[tuple[str | Callable[[], str]], dict[str, Any]]:
         if _PLAIN.issuperset(map(type, event.values())) and "exc_info" not in event:
             event["level"] = method
             return (partial(of_plain_values, event, time.time()),), {}
         return (f"{render(logger, method, event)}\n",), {}
 
+    _say_later = say_later
     said = _Said(lines)
     wrapper = structlog.make_filtering_bound_logger(number)
     structlog.configure(
@@ -207,6 +255,22 @@ def configure(level: Level, format: Format) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(number)
+
+
+def later(event: str, fields: Callable[[], dict[str, Any]]) -> None:
+    """Say a line of level `info` whose fields, plain values all, are gathered by the log's thread.
+
+    For what is said of each exchange: the loop that all streams share does little more than to remember it.
+    """
+    if _say_later is not None:
+        _say_later(event, fields)
+    else:  # logging has not been set up
+        structlog.get_logger().info(event, **fields())
+
+
+def dropped() -> int:
+    """How many lines could not be kept or written, since the start."""
+    return 0 if _lines is None else _lines.dropped
 
 
 def flush() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
@@ -98,6 +99,29 @@ async def test_a_log_that_nobody_reads(stderr: Stderr, sandbox: Sandbox, tmp_pat
                 assert await server.process.wait() == 0
     rows = reading.recent(tmp_path / "books.db", 100)
     assert [row["ended"] for row in rows] == ["finished"] * 21
+
+
+async def test_one_reader_of_all_that_is_printed_stops_reading(sandbox: Sandbox, tmp_path: Path) -> None:
+    """As under `tproxy serve 2>&1 | less`: the pipe is full after some hundred exchanges, and nobody notices."""
+    ready = "tproxy listening on "
+    async with running("tproxy", "serve", folder=tmp_path, ready=ready, stderr=subprocess.STDOUT) as server:
+        pipe = server.process.stdout
+        assert pipe is not None
+        async with trio.open_nursery() as clients:
+
+            async def served() -> None:
+                for _ in range(75):
+                    assert (await ask(server.address, message("tokens=1"))).status == 200
+
+            for _ in range(4):
+                clients.start_soon(served)
+        assert (await ask(server.address, READY)).status == 200
+        assert await server.stop() == 0
+        printed = b""
+        while piece := await pipe.receive_some(65536):
+            printed += piece
+        assert 0 < printed.count(b'"event":"exchange"') < 200  # what a pipe holds
+    assert len(reading.recent(tmp_path / "books.db", 1000)) == 300
 
 
 async def test_a_ledger_that_is_gone_is_missed_before_money_is_spent(sandbox: Sandbox, tmp_path: Path) -> None:

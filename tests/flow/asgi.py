@@ -19,10 +19,13 @@ from tproxy.flow.expect import Expectations
 from tproxy.flow.identify import KeyRing
 from tproxy.flow.limits import Limiter
 from tproxy.flow.line import Line
+from tproxy.flow.observer import Observer, Observers
 from tproxy.flow.outgoing import Upstream
 from tproxy.flow.proxy import Proxy
+from tproxy.flow.pulse import Pulse
 from tproxy.flow.services import Services
 from tproxy.manage.health import Manage
+from tproxy.observe.lines import Lines
 from tproxy.protocol.pricing import built_in
 from tproxy.store.subjects import Subject
 from tproxy.wire.asgi import Transport
@@ -146,6 +149,7 @@ async def stage(
     drain: bool = False,
     bounds: Bounds | None = None,
     known: Sequence[Subject] = (),
+    observers: Sequence[Observer] = (Lines(),),
     **ring: Any,
 ) -> AsyncIterator[Stage]:
     """Open a stage before a peer that plays `scripts`. `known` are those whom its directory has."""
@@ -170,6 +174,8 @@ async def stage(
             max_body_bytes=1000,
             max_upload_bytes=100_000,
             held=Held(1500),
+            observers=Observers(observers),
+            pulse=Pulse(),
         )
         yield Stage(Proxy(services, Manage(lambda: None)), pool, ledger, upstream, directory)
         await pool.aclose()

@@ -16,6 +16,7 @@ from trio.testing import MockClock
 from tests.cuts import every_cut
 from tproxy.errors import Header
 from tproxy.flow.course import Course
+from tproxy.flow.pulse import Pulse
 from tproxy.flow.route import Passage
 from tproxy.flow.tap import Tap
 from tproxy.protocol.usage import Outcome
@@ -46,7 +47,7 @@ def course(path: bytes = b"/v1/messages") -> Course:
 
 def tapped(chunks: Iterable[bytes], headers: list[Header], status: int = 200) -> tuple[Outcome, Course]:
     c = course()
-    tap = Tap(c)
+    tap = Tap(c, Pulse())
     tap.begin(status, headers)
     for number, chunk in enumerate(chunks):
         tap.feed(chunk, number + 1)
@@ -94,7 +95,7 @@ UNREADABLE: dict[str, tuple[list[Header], bytes, str]] = {
 @pytest.mark.parametrize(("headers", "body", "why"), UNREADABLE.values(), ids=UNREADABLE)
 async def test_the_tap_gives_up_and_says_why(headers: list[Header], body: bytes, why: str) -> None:
     c = course()
-    tap = Tap(c)
+    tap = Tap(c, Pulse())
     tap.begin(200, headers)
     for start in range(0, len(body), 65536):
         tap.feed(body[start : start + 65536], 1)
@@ -115,7 +116,7 @@ def test_a_json_answer() -> None:
 
 def test_the_type_of_an_error_is_read_on_any_path() -> None:
     c = course(b"/v1/files")
-    tap = Tap(c)
+    tap = Tap(c, Pulse())
     tap.begin(404, JSON)
     tap.feed(b'{"type":"error","error":{"type":"not_found_error","message":"x"}}', 1)
     assert tap.finish().error_type == "not_found_error"
@@ -123,7 +124,7 @@ def test_the_type_of_an_error_is_read_on_any_path() -> None:
 
 def test_what_nobody_wants_is_not_kept() -> None:
     c = course(b"/v1/files/f/content")
-    tap = Tap(c)
+    tap = Tap(c, Pulse())
     tap.begin(200, [(b"content-type", b"application/json")])
     for _ in range(100):
         tap.feed(b"x" * 65536, 1)
@@ -131,7 +132,7 @@ def test_what_nobody_wants_is_not_kept() -> None:
 
 
 def test_a_stream_that_no_usage_is_wanted_of_is_not_kept() -> None:
-    tap = Tap(course(b"/v1/sessions/s/events"))
+    tap = Tap(course(b"/v1/sessions/s/events"), Pulse())
     tap.begin(200, SSE)
     tap.feed(STREAM, 1)
     assert not tap._waiting
@@ -141,7 +142,7 @@ def test_a_stream_that_no_usage_is_wanted_of_is_not_kept() -> None:
 @asynccontextmanager
 async def running(headers: list[Header], on_batch: Callable[[], None] = lambda: None) -> AsyncIterator[Tap]:
     """A tap whose task runs, and has come to rest."""
-    tap = Tap(course())
+    tap = Tap(course(), Pulse())
     tap.begin(200, headers)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(tap.run, on_batch)
@@ -206,7 +207,7 @@ async def test_a_flood_is_read_to_its_end_and_others_run_meanwhile(
     if coding is not None:
         headers, body = [*headers, (b"content-encoding", coding)], _gzipped(body)
     c = course()
-    tap = Tap(c)
+    tap = Tap(c, Pulse())
     tap.begin(200, headers)
     read = tap._read
     turns: list[int] = [0]  # the bytes read in each turn of the tap
@@ -233,7 +234,7 @@ async def test_a_flood_is_read_to_its_end_and_others_run_meanwhile(
 
 
 async def test_a_reading_that_is_cancelled_goes_on_where_it_was() -> None:
-    tap = Tap(course())
+    tap = Tap(course(), Pulse())
     tap.begin(200, SSE)
     middle = STREAM.index(b"event: message_delta")
     comments = b": " + b"x" * 200_000 + b"\n"
@@ -262,7 +263,7 @@ def test_the_end_reads_no_more_than_a_little() -> None:
 @pytest.mark.parametrize("size", [1, 60_000])
 def test_an_answer_that_comes_faster_than_it_can_be_read_is_given_up(size: int) -> None:
     c = course()
-    tap = Tap(c)
+    tap = Tap(c, Pulse())
     tap.begin(200, SSE)
     for _ in range(100_000):
         tap.feed(b":" * size, 1)
@@ -274,7 +275,7 @@ def test_an_answer_that_comes_faster_than_it_can_be_read_is_given_up(size: int) 
 
 def test_a_bug_in_the_tap_is_a_fact_about_the_row(monkeypatch: pytest.MonkeyPatch) -> None:
     c = course()
-    tap = Tap(c)
+    tap = Tap(c, Pulse())
     tap.begin(200, SSE)
 
     def broken(name: str, data: bytes) -> None:

@@ -19,7 +19,7 @@ import trio
 
 from tproxy.errors import BadRequest, ClientGone, Header, LedgerUnavailable
 from tproxy.flow.allow import check_customer, check_model, check_route
-from tproxy.flow.attribution import Attribution, attribute, user_agent
+from tproxy.flow.attribution import Attribution, attribute, traceparent, user_agent
 from tproxy.flow.expect import Expectations, Expected
 from tproxy.flow.identify import Caller, Directory, shown
 from tproxy.flow.limits import Limiter, Taken
@@ -46,6 +46,7 @@ class Governance:
         budget_mode: of budgets that do not say (EXPECTED, HARD or SOFT).
         budget_wait: how many seconds an exchange waits for money held by others, where its budgets do not say.
         default_geo: the region whose prices hold for a request that names none.
+        customers: take note of who a request is made for at all.
     """
 
     directory: Directory
@@ -56,6 +57,7 @@ class Governance:
     budget_mode: str = base.EXPECTED
     budget_wait: float = 5.0
     default_geo: str = "global"
+    customers: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,6 +89,7 @@ class Asking:
 class Admission:
     """An exchange that was let in: its open row, and what it took of limits and budgets."""
 
+    opening: Opening
     ticket: Ticket
     taken: Taken
     costs: Costs
@@ -180,7 +183,7 @@ class _Attempt:
         caller = asking.identify()
         passage, facts = asking.passage, asking.facts
         check_route(caller, passage)
-        about = attribute(asking.headers, facts, caller)
+        about = attribute(asking.headers, facts, caller, customers=govern.customers)
         self.governors = governing(govern.directory, caller, about)
         if not caller.is_master:
             check_model(self.governors, passage, facts.model if facts is not None else None)
@@ -198,7 +201,7 @@ class _Attempt:
         claims = claims_of(self.governors, caller, passage, costs, govern.budget_mode)
         opening = _opening(asking, caller, about, costs.expected)
         if not claims:
-            return Admission(self.ledger.open(opening), self._taken, costs)
+            return Admission(opening, self.ledger.open(opening), self._taken, costs)
         ticket = self.ledger.open(opening, claims)
         try:
             refusal = await ticket.admitted()
@@ -206,7 +209,7 @@ class _Attempt:
             self.ledger.close(self._abort())
             raise
         if refusal is None:
-            return Admission(ticket, self._taken, costs, claims, self.governors, ticket.standings)
+            return Admission(opening, ticket, self._taken, costs, claims, self.governors, ticket.standings)
         if may_fit(refusal, costs) and await self._count():
             return await self.decide()
         if not refusal.held_only:
@@ -311,4 +314,5 @@ def _opening(asking: Asking, caller: Caller, about: Attribution, expected: Expec
         expected_nano=expected.nano if expected is not None else None,
         client_address=asking.client_address,
         user_agent=user_agent(asking.headers),
+        traceparent=traceparent(asking.headers),
     )

@@ -7,6 +7,7 @@ believed, as LiteLLM believes it: whoever holds a key says on whose behalf it is
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Sequence
 
 from msgspec import Struct
@@ -24,6 +25,9 @@ _SESSION_HEADER = b"x-claude-code-session-id"
 _AGENT_HEADER = b"x-claude-code-agent-id"
 _PARENT_AGENT_HEADER = b"x-claude-code-parent-agent-id"
 
+# Version, trace, parent span, flags. Neither id is all zeros, and there is no version ff.
+_TRACEPARENT = re.compile(rb"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
+
 _MAX_TEXT = 256
 _MAX_TAGS = 64
 
@@ -38,14 +42,17 @@ class Attribution(Struct, frozen=True):
     parent_agent: str | None
 
 
-def attribute(headers: Sequence[Header], facts: RequestFacts | None, caller: Caller) -> Attribution:
+def attribute(
+    headers: Sequence[Header], facts: RequestFacts | None, caller: Caller, *, customers: bool = True
+) -> Attribution:
     """Read who a request is for.
 
     Args:
         facts: what the body says; None where the body passes unread.
+        customers: else no customer is taken note of, whoever is named.
     """
     return Attribution(
-        customer=_customer(headers, facts),
+        customer=_customer(headers, facts) if customers else None,
         tags=_tags(headers, facts, caller),
         session=_text(header.get(headers, _SESSION_HEADER)) or (facts.session if facts is not None else None),
         agent=_text(header.get(headers, _AGENT_HEADER)),
@@ -56,6 +63,14 @@ def attribute(headers: Sequence[Header], facts: RequestFacts | None, caller: Cal
 def user_agent(headers: Sequence[Header]) -> str | None:
     """What the client calls itself."""
     return _text(header.get(headers, b"user-agent"))
+
+
+def traceparent(headers: Sequence[Header]) -> str | None:
+    """The trace that the request is a part of (W3C Trace Context, section 3.2); None without one, or with a bad one."""
+    value = header.get(headers, b"traceparent")
+    if value is None or not _TRACEPARENT.fullmatch(value):
+        return None
+    return value.decode("ascii")
 
 
 def new_id(now_us: int) -> str:

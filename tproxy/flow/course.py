@@ -32,6 +32,7 @@ class Course:
     upstream_status: int | None = None
     status: int | None = None
     request_id: str | None = None
+    remains: tuple[int | None, ...] = ()
     error_type: str | None = None
     tap_fault: str | None = None
     bytes_in: int = 0

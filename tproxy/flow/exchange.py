@@ -17,7 +17,6 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from functools import partial
 
-import structlog
 import trio
 from msgspec.structs import replace
 
@@ -40,6 +39,7 @@ from tproxy.flow.body import SMALL_BYTES, Receive, RequestBody, announced_length
 from tproxy.flow.course import Course
 from tproxy.flow.forward import Client, Send, forward, watch
 from tproxy.flow.identify import ANONYMOUS, Caller, check_open
+from tproxy.flow.observer import Sight
 from tproxy.flow.outgoing import Read, read_body
 from tproxy.flow.request import Request
 from tproxy.flow.route import Passage
@@ -49,13 +49,11 @@ from tproxy.flow.spending import cut, following
 from tproxy.flow.tap import Tap
 from tproxy.protocol import headers as header
 from tproxy.protocol.headers import Credential
-from tproxy.protocol.keys import masked
 from tproxy.store import base
 from tproxy.store.base import Closing, Refusal, Ticket
 from tproxy.wire.asgi import Transport
 from tproxy.wire.pool import Body, Response
 
-log = structlog.get_logger("tproxy.exchange")
 bugs = logging.getLogger("tproxy.exchange")
 
 _ENDINGS: Mapping[type[Fault], str] = {
@@ -86,7 +84,7 @@ class Exchange:
         self.passage = passage
         self.ids = ids
         self.course = Course(id, passage, accepted_us, services.clock)
-        self.tap = Tap(self.course)
+        self.tap = Tap(self.course, services.pulse)
         self.caller = ANONYMOUS  # until it is known
         self._version = self._identified_us = 0  # of what is known of callers, when it was asked
         self._relaying: trio.CancelScope | None = None  # the nursery's, while it is open
@@ -128,6 +126,7 @@ class Exchange:
             self.course.bytes_in = incoming.length
             client = self._client = self._answering(send)
             admission = await self._admit(read, credential)
+            sight = self._show(admission, credential, read.plain if read is not None else None)
             del read, body, headers  # what is still needed of them is in `asking`
             request.let_go()
             if self.transport is not None:
@@ -139,7 +138,7 @@ class Exchange:
                     await self._tell(fault, admission.ticket, client)
             finally:
                 self.course.bytes_in = incoming.length
-                self._close(client, admission)
+                self._close(client, admission, sight)
         finally:
             incoming.release()
 
@@ -300,7 +299,21 @@ class Exchange:
         await client.head(fault.status, None, json_head(body, fault_headers(fault, self.ids)), held=True)
         await client.body(body, more=False)
 
-    def _close(self, client: Client, admission: Admission) -> None:
+    def _show(self, admission: Admission, credential: Credential, body: bytes | None) -> Sight:
+        """Let those who look on see the exchange."""
+        sight = Sight(
+            admission.opening,
+            self.course,
+            self.tap,
+            self.caller,
+            self.services.ring.name_of(credential),
+            admission.taken,
+            lambda: settle(self.course, self.tap.outcome, self._prices, running=True),
+        )
+        self.services.observers.admitted(sight, self.request.headers, body)
+        return sight
+
+    def _close(self, client: Client, admission: Admission, sight: Sight) -> None:
         """The end of every admitted exchange: whatever fails in here, its row is closed and nothing stays taken."""
         self.course.client_gone = client.gone
         closing = Closing(id=self.course.id, ended=base.FAILED, ended_us=self.course.clock(), error_type="internal")
@@ -317,33 +330,10 @@ class Exchange:
         if expected is not None and closing.certainty == base.EXACT:
             asked = self.course.model_asked or ""
             self.services.govern.expectations.learn(self.caller.id, asked, expected.size, closing)
-        self._log(closing)
-
-    def _log(self, closing: Closing) -> None:
-        log.info(
-            "exchange",
-            id=self.course.id,
-            method=self.passage.method,
-            path=masked(self.passage.path.decode("ascii")),
-            caller=self.caller.alias or self.caller.id,
-            model=closing.model_served or self.course.model_asked,
-            status=closing.status,
-            ended=closing.ended,
-            error=closing.error_type,
-            input_tokens=closing.input_tokens,
-            output_tokens=closing.output_tokens,
-            cost_nano=closing.cost_nano,
-            certainty=closing.certainty,
-            first_content_ms=_ms(self.course.accepted_us, closing.first_content_us),
-            total_ms=_ms(self.course.accepted_us, closing.ended_us),
-        )
+        self.services.observers.ended(sight, closing)
 
 
 def _ending(fault: Fault) -> str:
     if isinstance(fault, ClientFault):
         return base.CLIENT_FAULT
     return _ENDINGS.get(type(fault), base.FAILED)
-
-
-def _ms(start_us: int, end_us: int | None) -> float | None:
-    return None if end_us is None else (end_us - start_us) / 1000

@@ -36,6 +36,10 @@ Send = Callable[[dict[str, Any]], Awaitable[None]]
 _ENDS_OF_EVENTS = (b"\n\n", b"\r\n\r\n", b"\r\r")
 # A page of a thousand batches is about a megabyte.
 _MAX_BATCH_PAGE_BYTES = 8 * 1024 * 1024
+# What is left of the upstream's own rate limits (API reference, "Rate limits", response headers).
+_REMAINS = tuple(
+    f"anthropic-ratelimit-{what}-remaining".encode() for what in ("requests", "tokens", "input-tokens", "output-tokens")
+)
 # More than that at a time is no stream of events, and its reads seldom end where chunks do.
 _MAX_STEADY_BYTES = 16 * 1024
 
@@ -217,6 +221,7 @@ def _meet(head: Head, client: Client, tap: Tap, course: Course) -> header.Fields
     course.head_us = course.clock()
     course.upstream_status = head.status
     course.request_id = _text(header.get(fields, b"request-id"))
+    course.remains = tuple(_number(header.get(fields, name)) for name in _REMAINS)
     tap.begin(head.status, fields)
     via = header.via(head.http_version, client.pseudonym)
     return header.Fields(header.downstream_headers(fields, via=via, extra=client.ids))
@@ -323,6 +328,10 @@ async def _relay_batch(
 
 def _text(value: bytes | None) -> str | None:
     return value.decode("latin-1")[:256] if value is not None else None
+
+
+def _number(value: bytes | None) -> int | None:
+    return int(value) if value is not None and len(value) < 19 and value.isdigit() else None
 
 
 async def watch(receive: Callable[[], Awaitable[dict[str, Any]]], whole: trio.Event, client: Client) -> None:

@@ -104,6 +104,14 @@ class KeyRing:
             caller = ANONYMOUS
         return caller, self._credential(caller, deciding[0] if deciding else b"")
 
+    def name_of(self, credential: Credential) -> str:
+        """How a credential of the upstream is called where it must not be seen: by its place in the settings, or that
+        it is the client's own."""
+        for place, key in enumerate(self.api_keys):
+            if key.encode() == credential.value:
+                return f"api_keys[{place}]"
+        return "own"
+
     def _known(self, presented: bytes, now_us: int) -> Caller | None:
         digest = hashlib.sha256(presented).hexdigest()
         if self.master is not None and hmac.compare_digest(digest, self.master):

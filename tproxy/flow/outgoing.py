@@ -23,6 +23,7 @@ from tproxy.protocol.headers import Credential
 from tproxy.protocol.request import RequestFacts, read_request, strip_litellm_metadata
 from tproxy.wire.pool import Body, Origin, Pool, Response
 
+_TRACE = (b"traceparent", b"tracestate")
 _COUNT_PATH = b"/v1/messages/count_tokens"
 _COUNT_SECONDS = 10.0
 _MAX_COUNT_BYTES = 64 * 1024
@@ -72,12 +73,14 @@ class Upstream:
     Args:
         pseudonym: this process in Via headers (RFC 9110 section 7.6.3).
         base_path: the path of the upstream's base URL, without a trailing slash.
+        forward_traceparent: send on what says of which trace a request is a part.
     """
 
     pool: Pool
     origin: Origin
     base_path: bytes
     pseudonym: bytes
+    forward_traceparent: bool = True
 
     def ask(
         self,
@@ -129,6 +132,8 @@ class Upstream:
     def _headers(
         self, request: Request, headers: Sequence[Header], credential: Credential, framing: Header | None
     ) -> list[Header]:
+        if not self.forward_traceparent:
+            headers = [h for h in headers if h[0].lower() not in _TRACE]
         return header.upstream_headers(
             headers,
             host=self.origin.host_header,

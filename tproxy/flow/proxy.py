@@ -17,6 +17,8 @@ from tproxy.flow.attribution import new_id
 from tproxy.flow.body import Receive
 from tproxy.flow.exchange import Exchange
 from tproxy.flow.forward import Send
+from tproxy.flow.identify import ANONYMOUS
+from tproxy.flow.observer import Refused
 from tproxy.flow.request import Request, Scope
 from tproxy.flow.route import Manage, Passage, Probe, route
 from tproxy.flow.services import Services
@@ -47,6 +49,7 @@ class Proxy:
         services, request = self.services, Request.of(scope)
         accepted_us = services.clock()
         id = new_id(accepted_us)
+        exchange: Exchange | None = None
         ids = ((b"x-tproxy-id", id.encode()), (b"x-litellm-call-id", id.encode()))
         try:
             target = parse_target(request.target, header.get(request.headers, b"host"))
@@ -57,7 +60,8 @@ class Proxy:
                 self.running += 1
                 try:
                     transport = scope.get("extensions", {}).get("tproxy")
-                    await Exchange(services, request, where, id, ids, accepted_us, transport).run(receive, send)
+                    exchange = Exchange(services, request, where, id, ids, accepted_us, transport)
+                    await exchange.run(receive, send)
                 finally:
                     self.running -= 1
             elif isinstance(where, Probe):
@@ -65,15 +69,17 @@ class Proxy:
             elif isinstance(where, Manage):
                 await self._manage(scope, receive, _naming(send, ids))
         except Fault as fault:
-            log.info(
-                "refused",
-                id=id,
-                method=request.method,
-                path=masked(request.target.partition(b"?")[0][:200].decode("latin-1")),
-                client=request.client_address,
-                status=fault.status,
-                code=fault.code,
-                why=masked(fault.message),
+            path = masked(request.target.partition(b"?")[0][:200].decode("latin-1"))
+            services.observers.refused(
+                Refused(
+                    id=id,
+                    method=request.method,
+                    path=path,
+                    fault=fault,
+                    caller=exchange.caller if exchange is not None else ANONYMOUS,
+                    model=exchange.course.model_asked if exchange is not None else None,
+                    client_address=request.client_address,
+                )
             )
             await _answer(send, fault.status, envelope(fault, id), fault_headers(fault, ids))
         except ClientGone:

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from tproxy.flow.admit import Governance
 from tproxy.flow.body import Held
 from tproxy.flow.identify import KeyRing
+from tproxy.flow.observer import Observers
 from tproxy.flow.outgoing import Upstream
+from tproxy.flow.pulse import Pulse
 from tproxy.store.base import Ledger
 
 
@@ -24,6 +26,8 @@ class Services:
         drain_on_disconnect: read the upstream's answer on when the client has left?
         drain_seconds, body_seconds: bounds on that, and on a request body.
         held: the request bodies that all exchanges hold together.
+        observers: who looks on.
+        pulse: what all taps count.
     """
 
     ring: KeyRing
@@ -40,3 +44,5 @@ class Services:
     max_body_bytes: int
     max_upload_bytes: int
     held: Held
+    observers: Observers
+    pulse: Pulse

@@ -26,6 +26,7 @@ import trio
 
 from tproxy.errors import Header
 from tproxy.flow.course import Course
+from tproxy.flow.pulse import Pulse
 from tproxy.protocol import headers as header
 from tproxy.protocol.coding import CodingFault, Decoder, decoder
 from tproxy.protocol.sse import SSEOverflow, SSEParser
@@ -49,11 +50,22 @@ _SMALL = 32 * 1024  # what may be read at the end without letting others run
 log = logging.getLogger("tproxy.tap")
 
 
-class Tap:
-    """The reader beside one answer. Leaves `first_content_us` and `tap_fault` in the course."""
+def _ignore(value: int) -> None:
+    """What is no stream has no gaps."""
 
-    def __init__(self, course: Course) -> None:
+
+class Tap:
+    """The reader beside one answer. Leaves `first_content_us` and `tap_fault` in the course.
+
+    Attributes:
+        copy: set before the answer begins, it is called with what is read of it, decoded, portion by portion.
+    """
+
+    def __init__(self, course: Course, pulse: Pulse) -> None:
+        self.copy: Callable[[bytes], None] | None = None  # gets all that is read, decoded
         self._course = course
+        self._pulse = pulse
+        self._arrived_us = 0  # when the chunk before the next one came
         self._usage = UsageReader()
         self._waiting: deque[tuple[int, bytes]] = deque()
         self._waiting_weight = 0
@@ -103,6 +115,8 @@ class Tap:
             waits = -math.inf if self._waiting_weight >= _BATCH_WEIGHT else self._next if self._waiting else math.inf
             with trio.CancelScope(deadline=waits) as self._waiting_for:
                 await trio.sleep_forever()
+            if self._waiting:
+                self._pulse.lag.observe(self._course.clock() - self._waiting[0][0])
             await self.drain()
             on_batch()
             self._next = trio.current_time() + _BATCH_SECONDS
@@ -126,6 +140,13 @@ class Tap:
     @property
     def outcome(self) -> Outcome:
         """What has been learnt so far."""
+        return self._usage.outcome()
+
+    def look(self) -> Outcome:
+        """Read what waits, up to `_SMALL`, and tell what is known then: for who looks on, and cannot wait."""
+        weight = 0
+        while weight < _SMALL and (step := self._read_portion()) is not None:
+            weight += step
         return self._usage.outcome()
 
     def finish(self) -> Outcome:
@@ -168,17 +189,25 @@ class Tap:
 
     def _next_chunk(self) -> bytes:
         """The chunk that waits longest; once it does not matter any more when each has come, several of them in one."""
-        self._portions_us, chunk = self._waiting.popleft()
+        observe = self._pulse.gaps.observe if self._sse is not None else _ignore
+        arrived_us, chunk = self._waiting.popleft()
+        if self._arrived_us:
+            observe(arrived_us - self._arrived_us)
+        self._portions_us = arrived_us
         self._waiting_weight -= len(chunk) + _ITEM_WEIGHT
         if self._course.first_content_us is None or not self._waiting:
+            self._arrived_us = arrived_us
             return chunk
         chunks = [chunk]
         length = len(chunk)
         while self._waiting and length < _JOINED:
-            _, chunk = self._waiting.popleft()
+            before_us = arrived_us
+            arrived_us, chunk = self._waiting.popleft()
+            observe(arrived_us - before_us)
             self._waiting_weight -= len(chunk) + _ITEM_WEIGHT
             length += len(chunk)
             chunks.append(chunk)
+        self._arrived_us = arrived_us
         return b"".join(chunks)
 
     def _decoded(self, chunk: bytes) -> Iterator[bytes]:
@@ -195,9 +224,12 @@ class Tap:
 
     def _read(self, portion: bytes) -> int:
         weight = len(portion)
+        if self.copy is not None:
+            self.copy(portion)
         if self._sse is not None:
             usage = self._usage
             events = self._sse.feed(portion)
+            self._pulse.events += len(events)
             for event in events:
                 usage.feed_event(event.event, event.data)
             weight += _ITEM_WEIGHT * len(events)

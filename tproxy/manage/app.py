@@ -18,8 +18,10 @@ from fastapi.security import HTTPBearer
 
 from tproxy import __version__
 from tproxy.manage import (
+    activity,
     auth,
     budgets,
+    captures,
     customers,
     docs_page,
     handlers,
@@ -28,6 +30,7 @@ from tproxy.manage import (
     permit,
     rotate,
     spend,
+    spend_reports,
     tags,
     teams,
     users,
@@ -44,7 +47,7 @@ _BEARER: Final = HTTPBearer(auto_error=False, description="the master key, or a 
 
 def routers(desk: Desk) -> Sequence[APIRouter]:
     """All routes, each part's in a router of its own."""
-    parts = (keys, rotate, teams, users, customers, budgets, tags, spend, models)
+    parts = (keys, rotate, teams, users, customers, budgets, tags, spend, spend_reports, activity, models, captures)
     return [part.router(desk) for part in parts]
 
 

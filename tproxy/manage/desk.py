@@ -15,6 +15,7 @@ from zoneinfo import ZoneInfo
 
 import trio
 
+from tproxy.capture.shelf import Shelf
 from tproxy.protocol.pricing import PriceBook
 from tproxy.store.directory import Directory
 from tproxy.store.reading import reading
@@ -40,6 +41,7 @@ class Desk:
         unready: why no traffic should be sent here, or None.
         running: how many requests to the upstream are being served now.
         mode: the `budget_mode` of budgets that name none.
+        captures: where captured bodies are kept; None where that is not known.
         threads: bounds how many reads run at a time, so that they take no thread that others need.
     """
 
@@ -53,6 +55,7 @@ class Desk:
     unready: Callable[[], str | None]
     running: Callable[[], int]
     mode: Callable[[], str]
+    captures: Callable[[], Shelf | None] = lambda: None
     threads: trio.CapacityLimiter = field(default_factory=lambda: trio.CapacityLimiter(READERS))
 
     async def look(self, read: Callable[[sqlite3.Connection], T]) -> T:

@@ -10,7 +10,8 @@ only as it came: one with a `%` in it is nobody's, so that nothing is decided on
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Final
 from urllib.parse import unquote_to_bytes
 
@@ -23,7 +24,7 @@ from tproxy.manage.gate import ASGIApp, Message, Receive, Send, send_page
 SECTIONS: Final = frozenset(
     {
         *("docs", "openapi.json", "health", "key", "team", "user", "customer", "end_user", "budget", "tag"),
-        *("spend", "global", "model", "models", "model_group", "v2"),
+        *("spend", "global", "model", "models", "model_group", "v2", "capture"),
     }
 )
 
@@ -42,11 +43,18 @@ class Manage:
     Args:
         unready: says why no traffic should be sent here, or None.
         api: the management API behind its gate; without it, there are the health pages only.
+        pages: others, by their path, each with a gate of its own.
     """
 
-    def __init__(self, unready: Callable[[], str | None], api: ASGIApp | None = None) -> None:
+    def __init__(
+        self,
+        unready: Callable[[], str | None],
+        api: ASGIApp | None = None,
+        pages: Mapping[bytes, ASGIApp] = MappingProxyType({}),
+    ) -> None:
         self._unready = unready
         self._api = api
+        self._pages = pages
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         """Answer one request.
@@ -68,6 +76,8 @@ class Manage:
                 "litellm_version": f"tproxy {__version__}",
             }
             await send_page(send, 200 if why is None else 503, page, _UNKEPT)
+        elif path in self._pages:
+            await self._pages[path](scope, receive, send)
         elif self._api is not None and _section(path) in SECTIONS:
             if b"%" in path or not path.isascii():
                 # Not raised: what is raised is logged with its path, and this one may hold a key.

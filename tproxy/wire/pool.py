@@ -113,6 +113,9 @@ class Pool:
 
     Args:
         tls: for a https origin, from `dial.tls_context`.
+
+    Attributes:
+        dials, reuses: how many requests were sent on a new connection, and on one that had rested.
     """
 
     def __init__(self, origin: Origin, bounds: Bounds, tls: ssl.SSLContext | None) -> None:
@@ -126,11 +129,17 @@ class Pool:
         self._places = trio.Semaphore(bounds.max_connections, max_value=bounds.max_connections)
         self._retired: list[Connection] = []
         self._closed = False
+        self.dials = self.reuses = 0
 
     def __repr__(self) -> str:
-        active = self.bounds.max_connections - self._places.value
+        idle, active, waiting = self.load
+        return f"<Pool {self.origin}: idle {idle}, active {active}, waiting {waiting}>"
+
+    @property
+    def load(self) -> tuple[int, int, int]:
+        """How many connections are idle, how many places are taken, and how many exchanges wait for one."""
         waiting = self._places.statistics().tasks_waiting
-        return f"<Pool {self.origin}: idle {len(self._idle)}, active {active}, waiting {waiting}>"
+        return len(self._idle), self.bounds.max_connections - self._places.value, waiting
 
     def exchange(
         self,
@@ -320,11 +329,14 @@ class _Exchange(AbstractAsyncContextManager[Response]):
         if (connection := self._connection) is not None:
             on_sending()
             try:
-                return connection, connection.start(head, body), True
+                left = connection.start(head, body)
+                self._pool.reuses += 1
+                return connection, left, True
             except NothingSent:
                 connection.close()
         self._connection = None
         self._connection = connection = await self._pool._dial()
+        self._pool.dials += 1
         on_sending()
         return connection, connection.start(head, body), False
 

@@ -1,0 +1,1 @@
+"""Bodies that an operator asked to keep, beside the ledger, and never in it."""

@@ -1,0 +1,1 @@
+"""Who looks on while exchanges run: the log, the metrics, the live view."""
