@@ -14,12 +14,14 @@ from bench.report.figures import Value, timed
 from bench.suite import Results
 from bench.workloads import Workload
 
+WATCHED, UNWATCHED = "tproxy, watched", "tproxy, unwatched"
 ON, ENVOY, NGINX, LITELLM = "tproxy, everything on", "envoy", "nginx", "litellm"
 
 STREAMS = "100 streams x 50/s"
 MANY = "5,000 streams x 1/s"
 FIRST_BYTE = "first byte, 20 connections"
 PLAIN = "plain answers, 16 connections"
+VIEWED = "500 streams x 10/s"
 
 KEPT, MISSED, NOT_MEASURED = "kept", "missed", "not measured"
 
@@ -87,11 +89,11 @@ def _figure(name: str, value: Value, unit: str, digits: int = 0) -> Callable[[Re
     return measured
 
 
-def _ratio(name: str, value: Value, other: str, unit: str) -> Callable[[Results], tuple[float, str]]:
+def _ratio(name: str, value: Value, other: str, unit: str, subject: str = ON) -> Callable[[Results], tuple[float, str]]:
     """Of tproxy's figure and another's."""
 
     def measured(results: Results) -> tuple[float, str]:
-        ours, theirs = _middle(results, name, ON, value), _middle(results, name, other, value)
+        ours, theirs = _middle(results, name, subject, value), _middle(results, name, other, value)
         if not theirs:
             raise NotMeasured(f"{other} used no time that the clock could tell")
         return ours / theirs, f"{ours / theirs:,.2f} x ({ours:,.0f} and {theirs:,.0f} {unit})"
@@ -99,13 +101,13 @@ def _ratio(name: str, value: Value, other: str, unit: str) -> Callable[[Results]
     return measured
 
 
-def _added_ms(name: str, value: Value, base: str) -> Callable[[Results], tuple[float, str]]:
+def _added_ms(name: str, value: Value, base: str, subject: str = ON) -> Callable[[Results], tuple[float, str]]:
     """What tproxy adds to another, by round, in ms."""
 
     def measured(results: Results) -> tuple[float, str]:
-        found = figures.added(results, _workload(results, name), ON, value, base)
+        found = figures.added(results, _workload(results, name), subject, value, base)
         if not found:
-            raise NotMeasured(f"{ON} and {base} did not both run {name}, or too little of it")
+            raise NotMeasured(f"{subject} and {base} did not both run {name}, or too little of it")
         return median(found) / 1000, f"{median(found) / 1000:,.2f} ms"
 
     return measured
@@ -153,4 +155,16 @@ GOALS = (
     Goal(f"event p99, added to direct, {MANY}", "≤ 25 ms", _added_ms(MANY, timed("event", "p99"), "direct"), 25),
     Goal(f"streams dropped, {MANY}", "none", _dropped, 0),
     Goal("CPU per event, 5,000 streams against 100", "no higher", _growth, 1),
+    Goal(
+        f"CPU per event of all that is watched, {STREAMS}", "≤ 1.15 x unwatched",
+        _ratio(STREAMS, figures.cpu_per_event, UNWATCHED, "µs", WATCHED), 1.15,
+    ),
+    Goal(
+        f"CPU per answer of all that is watched, {PLAIN}", "≤ 1.15 x unwatched",
+        _ratio(PLAIN, figures.cpu_per_answer, UNWATCHED, "µs", WATCHED), 1.15,
+    ),
+    Goal(
+        f"event p99, added by a viewer to unwatched, {VIEWED}", "≤ 1 ms",
+        _added_ms(VIEWED, timed("event", "p99"), UNWATCHED, WATCHED), 1,
+    ),
 )  # fmt: skip

@@ -49,6 +49,8 @@ class Plan:
 
 def runs(workload: Workload, subject: Subject) -> bool:
     """Whether a subject takes part in a workload."""
+    if subject.only is not None and workload.name not in subject.only:
+        return False
     return (workload.core or not subject.peer) and (subject.tls or not workload.tls)
 
 

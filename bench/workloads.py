@@ -91,7 +91,7 @@ _FLOOD_EVENTS = 10_000  # of one answer, 2.5 MB: more than all buffers on the wa
 
 WORKLOADS = (
     replace(_HUNDRED, core=True, short=True),
-    Workload(name="400 streams x 10/s", shape=HELD, connections=400, interval_us=100_000),
+    Workload(name="500 streams x 10/s", shape=HELD, connections=500, interval_us=100_000),
     hold(2_000, 6.0),
     hold(5_000, 6.0),
     Workload(name="flood, 8 streams", shape=CLOSED, connections=8, events=_FLOOD_EVENTS),

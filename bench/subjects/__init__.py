@@ -9,14 +9,16 @@ from bench.subjects.base import Address, Served, Subject, Upstream, address_in
 from bench.subjects.floors import FLOORS
 from bench.subjects.ours import OURS, audit_ledger, audit_money
 from bench.subjects.peers import PEERS
+from bench.subjects.watched import WATCHED
 
-SUBJECTS = (*FLOORS, *OURS, *PEERS)
+SUBJECTS = (*FLOORS, *OURS, *WATCHED, *PEERS)
 
 __all__ = [
     "FLOORS",
     "OURS",
     "PEERS",
     "SUBJECTS",
+    "WATCHED",
     "Address",
     "Served",
     "Subject",

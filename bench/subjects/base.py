@@ -68,6 +68,7 @@ class Subject:
         tls: it can be started with an upstream that speaks TLS.
         peer: another product of this kind: it runs the core workloads only.
         exact: it passes plain answers on as they are, and does not write their JSON anew.
+        only: the names of the workloads that it runs; None: all those of its kind.
     """
 
     name: str
@@ -79,6 +80,7 @@ class Subject:
     tls: bool = False
     peer: bool = False
     exact: bool = True
+    only: frozenset[str] | None = None
 
 
 def address_in(line: str) -> Address:

@@ -69,7 +69,8 @@ SELECT count(*) FROM exchange WHERE NOT (json(tags) IS ? AND customer IS ? AND s
 _SUMS = "SELECT coalesce(sum(exchanges), 0), coalesce(sum(cost_nano), 0) FROM tally WHERE kind = ? AND id LIKE ?"
 
 
-def _version() -> str | None:
+def version() -> str | None:
+    """What is measured."""
     return f"tproxy {importlib.metadata.version('tproxy')}"
 
 
@@ -79,16 +80,23 @@ def config(upstream: Upstream, access: str) -> str:
     return CONFIG.format(access=access, url=upstream.url, ca_file=ca_file)
 
 
+@asynccontextmanager
+async def serving(home: Path, text: str, cores: frozenset[int]) -> AsyncIterator[Served]:
+    """Run it with a configuration, and the key file beside that."""
+    file, keys = home / "config.toml", home / "keys.toml"
+    file.write_text(text)
+    keys.touch(mode=0o600)
+    keys.write_text(KEY_FILE)
+    program = Path(sys.executable).with_name("tproxy")
+    async with running("tproxy", [str(program), "serve", "--config", str(file)], cores, home) as process:
+        yield Served(address_in(await process.line()), process)
+
+
 def _tproxy(access: str) -> Start:
     @asynccontextmanager
     async def start(home: Path, upstream: Upstream, cores: frozenset[int]) -> AsyncIterator[Served]:
-        file, keys = home / "config.toml", home / "keys.toml"
-        file.write_text(config(upstream, access))
-        keys.touch(mode=0o600)
-        keys.write_text(KEY_FILE)
-        program = Path(sys.executable).with_name("tproxy")
-        async with running("tproxy", [str(program), "serve", "--config", str(file)], cores, home) as process:
-            yield Served(address_in(await process.line()), process)
+        async with serving(home, config(upstream, access), cores) as served:
+            yield served
 
     return start
 
@@ -154,9 +162,9 @@ def _differences(who: str, expected: dict[str, int], found: list[int]) -> list[s
 
 
 OURS = (
-    Subject(name="tproxy", version=_version, start=_tproxy(OPEN), audit=audit_ledger, tls=True),
+    Subject(name="tproxy", version=version, start=_tproxy(OPEN), audit=audit_ledger, tls=True),
     Subject(
-        name="tproxy, everything on", version=_version, start=_tproxy(KEYS), audit=audit_money, tls=True,
+        name="tproxy, everything on", version=version, start=_tproxy(KEYS), audit=audit_money, tls=True,
         headers=HEADERS,
     ),
 )  # fmt: skip

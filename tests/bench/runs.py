@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from bench.cell import Cell
-from bench.goals import FIRST_BYTE, MANY, ON, PLAIN, STREAMS
+from bench.goals import FIRST_BYTE, MANY, ON, PLAIN, STREAMS, UNWATCHED, VIEWED, WATCHED
 from bench.load import QUANTILES, Tally
 from bench.suite import Failure, Results
 from bench.workloads import SHARES, WORKLOADS, Workload
@@ -44,7 +44,7 @@ def cell(workload: Workload, subject: str, turn: int = 0, us: float = 100, **mor
 
 def whole(*subjects: str) -> Results:
     """A run of the workloads of the goals through these subjects and direct; of two rounds."""
-    workloads = tuple(NAMED[name] for name in (STREAMS, MANY, FIRST_BYTE, PLAIN))
+    workloads = tuple(NAMED[name] for name in (STREAMS, MANY, FIRST_BYTE, PLAIN, VIEWED))
     cells = [
         cell(workload, subject, turn, 100 + 50 * place + 10 * turn)
         for workload in workloads
@@ -57,4 +57,4 @@ def whole(*subjects: str) -> Results:
 
 def usual() -> Results:
     """With all that the goals compare."""
-    return whole("nginx", "envoy", ON, "litellm")
+    return whole("nginx", "envoy", ON, "litellm", UNWATCHED, WATCHED)

@@ -9,7 +9,20 @@ from statistics import median
 import pytest
 
 from bench.cell import Cell
-from bench.goals import FIRST_BYTE, GOALS, KEPT, MANY, MISSED, NOT_MEASURED, ON, PLAIN, STREAMS
+from bench.goals import (
+    FIRST_BYTE,
+    GOALS,
+    KEPT,
+    MANY,
+    MISSED,
+    NOT_MEASURED,
+    ON,
+    PLAIN,
+    STREAMS,
+    UNWATCHED,
+    VIEWED,
+    WATCHED,
+)
 from bench.process import ROOT
 from bench.suite import Results
 from tests.bench.runs import NAMED, usual, whole
@@ -30,7 +43,7 @@ def changed(results: Results, workload: str, subject: str, change: Change) -> Re
 
 
 def test_the_goals_are_about_workloads_that_there_are() -> None:
-    assert {STREAMS, MANY, FIRST_BYTE, PLAIN} <= NAMED.keys()
+    assert {STREAMS, MANY, FIRST_BYTE, PLAIN, VIEWED} <= NAMED.keys()
 
 
 def test_the_docs_list_them() -> None:
@@ -93,6 +106,9 @@ CASES: list[tuple[int, str, str, Change, Change, str]] = [
     (8, MANY, ON, time("event", "p99", 25_210), time("event", "p99", 25_230), "25.02 ms"),
     (9, MANY, ON, dropped(0), dropped(1), "1"),
     (10, MANY, ON, cpu(50), cpu(51), "1.02 x (51.0 and 50.0 µs)"),
+    (11, STREAMS, WATCHED, cpu(57), cpu(58), "1.16 x (58 and 50 µs)"),
+    (12, PLAIN, WATCHED, cpu_per_answer(95), cpu_per_answer(96), "1.15 x (96 and 83 µs)"),
+    (13, VIEWED, WATCHED, time("event", "p99", 1_705), time("event", "p99", 1_720), "1.01 ms"),
 ]
 
 
@@ -108,7 +124,7 @@ def test_idle_is_the_median_of_all_its_processes() -> None:
     results = usual()
     sizes = []
     for number, cell in enumerate(cell for cell in results.cells if cell.subject == ON):
-        cell.idle_bytes = 66_000_000 + number * 1_000_000
+        cell.idle_bytes = 65_000_000 + number * 1_000_000
         sizes.append(cell.idle_bytes / 1e6)
     reached = GOALS[6].reached(results)
     assert (reached.verdict, reached.measured) == (KEPT, f"{median(sizes):.1f} MB")
@@ -116,8 +132,16 @@ def test_idle_is_the_median_of_all_its_processes() -> None:
 
 @pytest.mark.parametrize(
     ("missing", "places"),
-    [("envoy", {0, 1}), ("nginx", {2, 3}), ("litellm", {5}), ("direct", {8}), (ON, set(range(len(GOALS))))],
-    ids=["envoy", "nginx", "litellm", "direct", "tproxy"],
+    [
+        ("envoy", {0, 1}),
+        ("nginx", {2, 3}),
+        ("litellm", {5}),
+        ("direct", {8}),
+        (ON, set(range(11))),
+        (UNWATCHED, {11, 12, 13}),
+        (WATCHED, {11, 12, 13}),
+    ],
+    ids=["envoy", "nginx", "litellm", "direct", "tproxy", "unwatched", "watched"],
 )
 def test_what_needs_a_subject_that_did_not_run_is_not_measured(missing: str, places: set[int]) -> None:
     results = usual()
@@ -127,8 +151,8 @@ def test_what_needs_a_subject_that_did_not_run_is_not_measured(missing: str, pla
 
 @pytest.mark.parametrize(
     ("missing", "places"),
-    [(STREAMS, {0, 1, 2, 10}), (MANY, {7, 8, 9, 10}), (FIRST_BYTE, {3}), (PLAIN, {4, 5})],
-    ids=["streams", "many", "first byte", "plain"],
+    [(STREAMS, {0, 1, 2, 10, 11}), (MANY, {7, 8, 9, 10}), (FIRST_BYTE, {3}), (PLAIN, {4, 5, 12}), (VIEWED, {13})],
+    ids=["streams", "many", "first byte", "plain", "viewed"],
 )
 def test_what_needs_a_workload_that_was_not_run_is_not_measured(missing: str, places: set[int]) -> None:
     results = usual()

@@ -14,7 +14,7 @@ from rich.console import Console, RenderableType
 
 from bench import holding, report
 from bench.cell import Cell
-from bench.goals import ON, PLAIN, STREAMS
+from bench.goals import ON, PLAIN, STREAMS, UNWATCHED, VIEWED, WATCHED
 from bench.process import BenchFault
 from bench.report import html, markdown, plots, tables, terminal
 from bench.report.document import document
@@ -136,11 +136,11 @@ def test_goals_of_one_round_are_a_hint(results: Results, told: str) -> None:
 
 
 def test_goals_that_were_not_measured_are_one_line() -> None:
-    results = whole(ON, "nginx")
+    results = whole(ON, "nginx", UNWATCHED, WATCHED)
     table = tables.goals(results)
-    assert len(table.rows) == 8
+    assert len(table.rows) == 11
     assert table.note == (
-        f"Not measured: 3 of 11 goals; envoy did not run {STREAMS}, or too little of it; "
+        f"Not measured: 3 of 14 goals; envoy did not run {STREAMS}, or too little of it; "
         f"litellm did not run {PLAIN}, or too little of it."
     )
 
@@ -224,7 +224,7 @@ def test_a_plot_shows_its_figures() -> None:
     assert "direct 105; nginx 155" in latency.alt
     assert [str(entry) for entry in latency.table.rows[0]] == ["direct", "105 (100–110)", *["210 (200–220)"] * 4]  # noqa: RUF001
     assert "answers against time. Medians in µs: direct 105; nginx 155" in first_byte.alt
-    assert cpu.table.headings == ("", STREAMS, "5,000 streams x 1/s")
+    assert cpu.table.headings == ("", STREAMS, VIEWED, "5,000 streams x 1/s")
     assert "nginx 50.0 to 50.0" in cpu.alt
     assert "nginx 54.1 to 54.1" in memory.alt
     assert "direct 1,000" in answers.alt

@@ -66,6 +66,7 @@ def test_the_table() -> None:
     names = [subject.name for subject in SUBJECTS]
     assert names == [
         "direct", "nginx", "haproxy", "envoy", "tproxy", "tproxy, everything on",
+        "tproxy, unwatched", "tproxy, watched",
         "rolter", "superbased-observer", "lmnr claude-code-proxy", "portkey", "litellm",
     ]  # fmt: skip
     assert [subject.name for subject in SUBJECTS if subject.peer] == [subject.name for subject in PEERS]
