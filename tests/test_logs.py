@@ -161,6 +161,12 @@ fail()
 log.error("odd", text="\\ud800 ä", number=2**70, more=None, list=[1, "ä"])
 log.error("odd", text="\\ud800 ä", number=2**70, more=None)
 log.error("%s of %d", "interpolated", 2)
+for library in ("httpx2", "httpcore2"):
+    logging.getLogger(library).info("POST https://hooks.example/secret-in-a-url")
+    logging.getLogger(library + ".deeper").debug("secret-in-a-url")
+    logging.getLogger(library).error("said by a library")
+log.error("steers", text="a\x1b]0;pwned\x07\u202e")
+logs.later("steers later", lambda: {"text": "a\x1b]0;pwned\x07\u202e"})
 logs.later("gathered", lambda: {"number": 1})
 logs.later("not gathered", lambda: 1 // 0)
 logs.configure("warning", "json")
@@ -193,6 +199,8 @@ def test_what_is_configured_is_said(level: str, format: str) -> None:
     assert done.stderr.count("ValueError") == done.stderr.count("KeyError") >= 3
     assert "secret-in-a-local" not in done.stderr
     assert "not said" not in done.stderr
+    assert "secret-in-a-url" not in done.stderr
+    assert done.stderr.count("said by a library") == 2
     said_in_json = [json.loads(line) for line in done.stderr.splitlines() if line.startswith("{")]
     assert [line["event"] for line in said_in_json if line["event"] in ("after", "last")] == ["after", "last"]
     gathers = LEVELS.index(level) <= LEVELS.index("info")
@@ -208,6 +216,7 @@ def test_what_is_configured_is_said(level: str, format: str) -> None:
         assert plain["level"] == "error"
     else:
         assert "interpolated of 2" in done.stderr
+        assert not {"\x1b", "\x07", "\u202e"} & set(done.stderr)
         assert "ignored" not in done.stderr  # nor does a library warn of how it is set up
 
 

@@ -7,6 +7,7 @@ import pytest
 
 from tproxy import terminal
 from tproxy.money import usd
+from tproxy.plaintext import plain
 from tproxy.store.reading import DayModel
 
 NO_TIMES = {"first_content_us": None, "ended_us": None}
@@ -287,4 +288,4 @@ def test_names_are_shown_as_they_are(capsys: pytest.CaptureFixture[str], monkeyp
 
 
 def test_text_that_would_steer_a_terminal() -> None:
-    assert terminal.plain("a\x1b\x9b\x7f\u202e\u2066\ud800\n[b]é漢") == "a" + "\ufffd" * 7 + "[b]é漢"
+    assert plain("a\x1b\x9b\x7f\u202e\u2066\ud800\n[b]é漢") == "a" + "\ufffd" * 7 + "[b]é漢"

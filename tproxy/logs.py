@@ -38,6 +38,8 @@ import msgspec
 import structlog
 from structlog.typing import EventDict, Processor
 
+from tproxy.plaintext import plain
+
 Level = Literal["debug", "info", "warning", "error"]
 Format = Literal["json", "console"]
 
@@ -46,6 +48,8 @@ WRITTEN_AT_ONCE = 32  # some 30 kB: a pipe holds 64
 FLUSH_SECONDS = 1.0
 GATHER_SECONDS = 0.01  # from the first line that waits until the thread writes: others then go with it
 
+# They write every request down with its URL, which may be a secret, and its headers.
+_TALKATIVE: Final = ("httpx2", "httpcore2")
 _PLAIN: Final = {str, int, float, bool, type(None)}
 
 
@@ -158,6 +162,14 @@ class Lines:
         return 0
 
 
+def _made_plain(logger: Any, method: str, event: EventDict) -> EventDict:
+    """A processor: no value steers the terminal. What a library says, and a traceback, may have lines."""
+    return {
+        name: plain(value) if isinstance(value, str) and name not in ("event", "exception") else value
+        for name, value in event.items()
+    }
+
+
 def _text(line: str | Callable[[], str]) -> str | None:
     """A line that may still have to be made; None if it cannot be."""
     try:
@@ -203,6 +215,7 @@ def configure(level: Level, format: Format) -> None:
         shared.append(structlog.processors.ExceptionRenderer(without_locals))
         renderer = structlog.processors.JSONRenderer(separators=(",", ":"), ensure_ascii=False)
     else:
+        shared.append(_made_plain)
         renderer = structlog.dev.ConsoleRenderer(
             colors=sys.stderr is not None and sys.stderr.isatty(),
             exception_formatter=structlog.dev.plain_traceback,
@@ -221,7 +234,9 @@ def configure(level: Level, format: Format) -> None:
 
     def of_plain_values(event: EventDict, at: float) -> str:
         event["timestamp"] = datetime.fromtimestamp(at, UTC).isoformat().replace("+00:00", "Z")
-        if format == "json":
+        if format == "console":
+            event = dict(_made_plain(None, event["level"], event))
+        else:
             with suppress(ValueError, OverflowError):  # what only the other one takes: a lone surrogate, a huge number
                 return msgspec.json.encode(event).decode() + "\n"
         return str(renderer(None, event["level"], event)) + "\n"
@@ -255,6 +270,8 @@ def configure(level: Level, format: Format) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(number)
+    for name in _TALKATIVE:
+        logging.getLogger(name).setLevel(max(number, logging.WARNING))
 
 
 def later(event: str, fields: Callable[[], dict[str, Any]]) -> None:

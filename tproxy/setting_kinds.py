@@ -8,7 +8,7 @@ import ssl
 from pathlib import Path
 from re import _constants, _parser  # type: ignore[attr-defined]
 from typing import Annotated, Any, Literal
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 from zoneinfo import ZoneInfo
 
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationInfo
@@ -55,6 +55,13 @@ def _database(value: str, info: ValidationInfo) -> str:
 def _base_url(value: str) -> str:
     if re.search(r"[^!-~]|[?#@\\]", value):
         raise ValueError("must hold no user name, query, fragment, space or backslash")
+    url = _split(value)
+    if re.search(r"//|/\.\.?(/|$)|/%2e", url.path, re.IGNORECASE):
+        raise ValueError("must hold no empty, . or .. segment in its path")
+    return f"{url.scheme}://{url.netloc}{url.path.rstrip('/')}"
+
+
+def _split(value: str) -> SplitResult:
     try:
         url = urlsplit(value)
         origin = url.hostname and url.port != 0
@@ -65,9 +72,7 @@ def _base_url(value: str) -> str:
     host = str(url.hostname)
     if ":" not in host and not all(0 < len(label) <= 63 for label in host.removesuffix(".").split(".")):
         raise ValueError("must name a host whose parts between dots have 1 to 63 characters each")
-    if re.search(r"//|/\.\.?(/|$)|/%2e", url.path, re.IGNORECASE):
-        raise ValueError("must hold no empty, . or .. segment in its path")
-    return f"{url.scheme}://{url.netloc}{url.path.rstrip('/')}"
+    return url
 
 
 def _timezone(value: str) -> str:
@@ -90,10 +95,9 @@ def _listed(value: Any) -> Any:
 
 def _web_url(value: str | None) -> str | None:
     if value is not None:
-        parts = urlsplit(value)
-        if parts.scheme not in ("http", "https") or not parts.hostname or re.search(r"[^!-~]", value):
-            raise ValueError("must be http://HOST[:PORT][/PATH] or https://HOST[:PORT][/PATH]")
-        if parts.username is not None:
+        if re.search(r"[^!-~]", value):
+            raise ValueError("must hold no space, and ASCII only")
+        if _split(value).username is not None:
             raise ValueError("must hold no user name: a secret has a setting of its own")
     return value
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -20,12 +19,10 @@ from rich.table import Table
 from rich.text import Text
 
 from tproxy.money import NANO, usd
+from tproxy.plaintext import plain
 from tproxy.store.reading import DayModel
 
 _LEAST_DECIMALS = 2
-
-# Control characters of terminals, those that turn the direction of text, and halves of pairs, which have no encoding.
-_UNSAFE = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 # The fields of a key that are dollars, in the API's JSON.
 _DOLLARS = frozenset({"spend", "max_budget", "soft_budget"})
@@ -183,11 +180,6 @@ def _sum_figures(row: Mapping[str, Any], decimals: int) -> list[str]:
     counts = (_whole(row.get(name)) for name in ("exchanges", "failures", "prompt_tokens", "completion_tokens"))
     cost = "unpriced" if unpriced and not nano else _cost(nano, decimals) + (" + ?" if unpriced else "")
     return [*("?" if count is None else f"{count:,}" for count in counts), cost]
-
-
-def plain(text: str) -> str:
-    """Text that others chose, made safe for a terminal: each character that would steer it is shown as `\ufffd`."""
-    return _UNSAFE.sub("\ufffd", text)
 
 
 def _plain(text: str) -> str:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 
 import pytest
+from structlog.testing import capture_logs
 
 from tests.flow.asgi import BODY, Asked, stage
 from tests.wire.peer import answers, close
 from tproxy.errors import Header
 from tproxy.flow.identify import ANONYMOUS
 from tproxy.flow.observer import Observer, Refused, Sight
+from tproxy.observe.lines import Lines
+from tproxy.protocol.keys import compose
 from tproxy.store import base
 from tproxy.store.base import Closing
 
@@ -99,3 +103,26 @@ async def test_who_fails_is_counted_and_harms_nothing(caplog: pytest.LogCaptureF
         assert on.proxy.services.observers.failures == 3
         assert on.at_rest
     assert caplog.text.count("who looks on failed") == 3
+
+
+async def test_no_key_is_written_down_wherever_a_client_puts_one() -> None:
+    key = compose(bytes(range(32)))
+    user = json.dumps({"device_id": "d", "account_uuid": "a", "session_id": key})
+    body = json.dumps({"model": f"x{key}", "max_tokens": 1, "messages": [], "metadata": {"user_id": user}}).encode()
+    note = Note()
+    with capture_logs() as said:
+        async with stage(answers([ANSWER]), observers=[note, Lines()]) as on:
+            asked = Asked(path=b"/v1/messages", body=[body])
+            asked.headers[3] = (b"content-length", str(len(body)).encode())
+            asked.headers += [
+                (b"x-tproxy-tags", f"z{key},t".encode()),
+                (b"user-agent", f"a/{key}".encode()),
+                (b"x-claude-code-agent-id", f"9{key}".encode()),
+            ]
+            await on.ask(asked)
+            row = on.row
+    assert row["model_asked"] == "xsk-…"
+    assert row["session"] == "sk-…"
+    assert note.told[0].startswith("admitted")
+    for place in (row, said, note.sight and note.sight.opening):
+        assert key not in repr(place)

@@ -286,3 +286,62 @@ def test_a_bug_in_the_tap_is_a_fact_about_the_row(monkeypatch: pytest.MonkeyPatc
     tap.finish()
     assert c.tap_fault
     assert "traceback" in c.tap_fault
+
+
+def test_what_copies_an_answer_may_fail(caplog: pytest.LogCaptureFixture) -> None:
+    """It gets all, decoded, until it raises; the figures are those of an answer that nobody copies."""
+    plain, c = tapped([STREAM], SSE)
+    copied: list[bytes] = []
+    tap = Tap(c := course(), Pulse())
+    tap.copy = copied.append
+    tap.begin(200, [*SSE, (b"content-encoding", b"gzip")])
+    tap.feed(gzip.compress(STREAM), 1)
+    assert tap.finish() == plain
+    assert b"".join(copied) == STREAM
+
+    def fail(portion: bytes) -> None:
+        raise ZeroDivisionError
+
+    tap = Tap(c := course(), Pulse())
+    tap.copy = fail
+    tap.begin(200, SSE)
+    tap.feed(STREAM, 1)
+    assert tap.finish() == plain
+    assert c.tap_fault is None
+    assert tap.copy is None
+    assert "the tap goes on" in caplog.text
+
+
+def test_gaps_are_those_between_arrivals() -> None:
+    for first_content in (None, 1):
+        pulse = Pulse()
+        tap = Tap(c := course(), pulse)
+        c.first_content_us = first_content  # from then on, chunks are joined
+        tap.begin(200, SSE)
+        for at_us in (1_000_000, 1_000_500, 1_020_500, 9_020_500):
+            tap.feed(event("ping"), at_us)
+        tap.finish()
+        assert pulse.gaps.count == 3
+        assert pulse.gaps.total == 8_020_500
+        assert pulse.events == 4
+    pulse = Pulse()
+    tap = Tap(course(), pulse)
+    tap.begin(200, JSON)
+    for at_us in (1, 2, 3):
+        tap.feed(b" ", at_us)
+    tap.finish()
+    assert (pulse.gaps.count, pulse.events) == (0, 0)  # of no stream
+
+
+def test_to_look_is_bounded_and_goes_on_where_it_was() -> None:
+    tap = Tap(course(), Pulse())
+    tap.begin(200, SSE)
+    for number in range(3_000):
+        delta = {"type": "text_delta", "text": f"word {number} "}
+        tap.feed(event("content_block_delta", index=0, delta=delta), number + 1)
+    before = 0
+    looks = 0
+    while (now := tap.look().delivered_tokens) > before:
+        before, looks = now, looks + 1
+    assert looks >= 5
+    assert tap.finish().delivered_tokens == before

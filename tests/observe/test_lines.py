@@ -63,3 +63,14 @@ async def test_below_its_level_nothing_is_gathered(level: int, lines: int) -> No
     finally:
         structlog.configure(**before)
     assert len(said) == lines
+
+
+async def test_a_long_line_is_cut() -> None:
+    with structlog.testing.capture_logs() as said:
+        async with stage(answers([ANSWER]), observers=[Lines()]) as on:
+            asked = Asked(path=b"/v1/files/" + b"a" * 5_000)
+            asked.headers += [(b"x-tproxy-tags", ",".join(f"{n:0200}" for n in range(60)).encode())]
+            assert (await on.ask(asked)).status == 200
+            assert len(on.row["path"]) > 5_000
+    [line] = said
+    assert len(line["path"]) == len(line["tags"]) == 1_000

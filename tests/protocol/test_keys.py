@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tproxy.protocol.keys import chosen_fault, compose, hash_key, is_misspelt, last4
+from tproxy.protocol.keys import chosen_fault, compose, hash_key, holds_key, is_misspelt, last4, masked
 
 DIGITS = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 KEY = compose(bytes(range(32)))
@@ -114,3 +114,25 @@ def test_the_id_of_a_key_is_its_sha256() -> None:
 @pytest.mark.parametrize(("key", "shown"), [(KEY, KEY[-4:]), ("sk-0123456789abc", "9abc"), ("sk-0123456789ab", "")])
 def test_what_is_shown_of_a_key(key: str, shown: str) -> None:
     assert last4(key) == shown
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("task-1234 risk-free disk-0", "task-1234 risk-free disk-0"),
+        ("sk-abcd", "sk-…"),
+        ("sk-abc", "sk-abc"),
+        (f"c{KEY}", "csk-…"),
+        (f"/v1/files/A{KEY}", "/v1/files/Ask-…"),
+        ("xsk-ant-api03-abc", "xsk-…"),
+        (f"a {KEY}b sk-…", "a sk-… sk-…"),
+    ],
+)
+def test_what_is_written_down_holds_no_key(text: str, shown: str) -> None:
+    assert masked(text) == shown
+
+
+@pytest.mark.parametrize("around", ["{}", "a{}", "{}b", "9{}9", "sk-{}", "%00{}&"])
+def test_a_key_is_found_wherever_it_begins(around: str) -> None:
+    assert holds_key(around.format(KEY).encode())
+    assert not holds_key(around.format(KEY[:-1] + ("0" if KEY[-1] != "0" else "1")).encode())

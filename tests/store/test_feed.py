@@ -74,8 +74,6 @@ async def test_cursors_are_kept_by_name(book: Book) -> None:
         await ledger.write(lambda connection: feed.set_cursor(connection, "otlp", 8, 102))
         with closing(Reader(book.path)) as reader:
             assert reader.cursors() == {"otlp": (8, 102), "s3": (9, 101)}
-            await ledger.write(lambda connection: feed.drop_cursor(connection, "otlp"))
-            assert reader.cursors() == {"s3": (9, 101)}
 
 
 async def test_a_reader_cannot_write(book: Book) -> None:

@@ -79,7 +79,7 @@ class Seen(Observer):
         if status is not None and sight.credential != "own":
             self._note(sight.credential, status, now_us)
         if closing.certainty == base.UNPRICED and len(self.unpriced) < MODELS_MAX:
-            model = closing.model_served or sight.course.model_asked
+            model = closing.model_served or sight.opening.model_asked
             if model:
                 self.unpriced.add(model)
 

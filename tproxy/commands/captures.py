@@ -12,9 +12,9 @@ from typing import Annotated, Any
 
 import typer
 
-from tproxy import terminal
 from tproxy.client import DEFAULT_URL, ApiFault
 from tproxy.commands.keys import Json, Url, out, talk
+from tproxy.plaintext import plain
 
 app = typer.Typer(
     help="Captured bodies ([tproxy.capture]): list them, read them, delete them. Asks a running server.",
@@ -45,9 +45,9 @@ def list_captures(
     for row in rows:
         caller_name = row.get("caller_alias") or row.get("caller")
         told = (row.get("id"), _time(row.get("at_us")), row.get("status"), row.get("ended"), row.get("model"))
-        typer.echo(terminal.plain("  ".join(str(each if each is not None else "-") for each in (*told, caller_name))))
+        typer.echo(plain("  ".join(str(each if each is not None else "-") for each in (*told, caller_name))))
     if answer.get("next"):
-        typer.echo(terminal.plain(f"there are more: --before {answer['next']}"), err=True)
+        typer.echo(plain(f"there are more: --before {answer['next']}"), err=True)
 
 
 @app.command()
@@ -69,7 +69,7 @@ def delete(id: Id, url: Url = DEFAULT_URL) -> None:
     """Delete the bodies of one exchange; its row in the ledger stays."""
     with talk(url) as api:
         api.post("/capture/delete", {"id": id})
-    typer.echo(terminal.plain(f"deleted: {id}"))
+    typer.echo(plain(f"deleted: {id}"))
 
 
 def told(row: dict[str, Any]) -> Iterator[str]:
@@ -165,4 +165,4 @@ def _time(us: Any) -> str:
 
 
 def _lines(text: str) -> str:
-    return "\n".join(terminal.plain(line.replace("\t", "    ")) for line in text.split("\n"))
+    return "\n".join(plain(line.replace("\t", "    ")) for line in text.split("\n"))

@@ -20,6 +20,7 @@ from tproxy import terminal
 from tproxy.client import DEFAULT_URL, KEY_VARIABLE, URL_VARIABLE, Api, ApiFault
 from tproxy.commands import fields
 from tproxy.commands.find import STDIN, every_key, find, read_key
+from tproxy.plaintext import plain
 from tproxy.protocol.keys import CHANCE_BYTES, CHOSEN_MIN, compose, hash_key
 
 app = typer.Typer(
@@ -190,7 +191,7 @@ def delete(
     with talk(url) as api:
         row = find(api, key)
         if not yes:
-            typer.confirm(terminal.plain(f"Delete {_name(row)}?"), abort=True, err=True)
+            typer.confirm(plain(f"Delete {_name(row)}?"), abort=True, err=True)
         _show_done("deleted", row, api.post("/key/delete", {"keys": [row["token"]]}), as_json=as_json)
 
 
@@ -231,7 +232,7 @@ def out(content: object) -> None:
 
 def say(sentence: str) -> None:
     """Print a remark on stderr, beside what programs read."""
-    typer.echo(terminal.plain(sentence), err=True)
+    typer.echo(plain(sentence), err=True)
 
 
 def end(sentence: str, code: int) -> NoReturn:
@@ -246,7 +247,7 @@ def _show_made(answer: Any, *, as_json: bool) -> None:
     if as_json:
         out(answer)
         return
-    typer.echo(terminal.plain(answer["key"]))
+    typer.echo(plain(answer["key"]))
     digest = hash_key(answer["key"])
     say(
         f"The key is shown only now; tproxy keeps its hash, {digest[:16]}…  Alias: {answer.get('key_alias') or 'none'}."
@@ -254,7 +255,7 @@ def _show_made(answer: Any, *, as_json: bool) -> None:
 
 
 def _show_done(what: str, row: dict[str, Any], answer: Any, *, as_json: bool) -> None:
-    out(answer) if as_json else typer.echo(terminal.plain(f"{what}: {_name(row)}"))
+    out(answer) if as_json else typer.echo(plain(f"{what}: {_name(row)}"))
 
 
 def _name(row: dict[str, Any]) -> str:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tproxy import terminal
 from tproxy.commands.keys import Json, out
+from tproxy.plaintext import plain
 
 if TYPE_CHECKING:
     from tproxy.store.verify import Verdict
@@ -69,7 +69,7 @@ def _show(path: Path, verdict: Verdict) -> None:
         typer.echo(f"{name}: {f'{number:,} faults' if number else 'agree'}")
         shown = [fault for fault in verdict.faults if fault.part == part]
         for fault in shown:
-            typer.echo(terminal.plain(f"  {fault.place}: there is {fault.there}; there should be {fault.expected}"))
+            typer.echo(plain(f"  {fault.place}: there is {fault.there}; there should be {fault.expected}"))
         if number > len(shown):
             typer.echo(f"  and {number - len(shown):,} more")
     if verdict.newest:

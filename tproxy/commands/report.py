@@ -23,6 +23,7 @@ from tproxy.commands.report_figures import Report, figures_of, table_of
 from tproxy.commands.report_html import page
 from tproxy.commands.spend import day
 from tproxy.manage.csv_text import csv_text
+from tproxy.plaintext import plain
 
 # What the server tells of at most: those that cost most, all others are one line; and groups times days.
 GROUPS_MAX: Final = 100
@@ -131,7 +132,7 @@ def _write(text: str, out: Path | None) -> None:
     if out is None:
         # What users chose must not steer a terminal; where a file or a program reads, it gets the bytes as they are.
         lines = text.splitlines() if sys.stdout.isatty() else []
-        typer.echo("\n".join(terminal.plain(line) for line in lines) if lines else content, nl=bool(lines))
+        typer.echo("\n".join(plain(line) for line in lines) if lines else content, nl=bool(lines))
         return
     try:
         out.write_bytes(content)

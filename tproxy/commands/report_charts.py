@@ -14,7 +14,7 @@ from typing import Final
 
 from tproxy.commands.report_figures import Report, Row
 from tproxy.money import usd
-from tproxy.terminal import plain
+from tproxy.plaintext import plain
 
 SERIES: Final = 7  # with a colour of their own; all others are `s7`, grey
 BARS: Final = 15  # of totals

@@ -15,7 +15,7 @@ from tproxy import __version__
 from tproxy.commands import report_charts as charts
 from tproxy.commands.report_figures import Report, Row
 from tproxy.money import usd
-from tproxy.terminal import plain
+from tproxy.plaintext import plain
 
 _STYLE: Final = """
 :root{color-scheme:light dark;--ground:#fcfcfb;--ink:#0b0b0b;--quiet:#52514e;--line:#e1e0d9;

@@ -22,10 +22,10 @@ from typing import Any, Final
 
 import typer
 
-from tproxy import terminal
 from tproxy.client import Api, ApiFault
 from tproxy.commands.keys import say, talk
 from tproxy.commands.top_view import Sort, show, table
+from tproxy.plaintext import plain
 
 LEAST_SECONDS: Final = 0.5
 MOST_SECONDS: Final = 10.0
@@ -133,4 +133,4 @@ def _snapshot(api: Api, content: bytes) -> dict[str, Any]:
     match snapshot:
         case {"totals": dict(), "exchanges": list() as rows} if all(isinstance(row, dict) for row in rows):
             return dict(snapshot)
-    raise ApiFault(terminal.plain(f"{api.url} shows something that is no snapshot: is it tproxy's?"))
+    raise ApiFault(plain(f"{api.url} shows something that is no snapshot: is it tproxy's?"))

@@ -18,8 +18,8 @@ from rich.cells import cell_len, set_cell_size
 from rich.console import Console
 from rich.text import Text
 
-from tproxy import terminal
 from tproxy.money import NANO, usd
+from tproxy.plaintext import plain
 
 Snapshot = Mapping[str, Any]
 
@@ -65,7 +65,7 @@ def _text(name: str, *others: str) -> Callable[[Mapping[str, Any], int], str]:
     def cell(row: Mapping[str, Any], now_us: int) -> str:
         for each in (name, *others):
             if row.get(each):
-                return terminal.plain(str(row[each]))
+                return plain(str(row[each]))
         return _UNKNOWN
 
     return cell
@@ -155,7 +155,7 @@ def frame(snapshot: Snapshot, width: int, height: int | None, sort: Sort, note: 
     room = len(rows) if height is None else max(0, height - _HEADING)
     shown = rows[:room]
     columns, cells = _fitting(shown, now_us, width)
-    head = terminal.plain(note) if note else _totals(snapshot["totals"])
+    head = plain(note) if note else _totals(snapshot["totals"])
     running = _number(snapshot["totals"].get("running")) or 0
     more = "" if running <= len(shown) else f"{len(shown):,} of {running:,} exchanges, by {sort}"
     lines = [

@@ -255,7 +255,8 @@ class _Source:
 
 
 def _batch(reader: Reader, seq: int, limit: int) -> list[Settled]:
-    """The first that come after `seq`: at least one, if there are any. A row has up to 64 KiB of path, and tags."""
+    """The first that come after `seq`: at least one, if there are any. A row has up to 16 KiB of path and as much of
+    tags."""
     found: list[Settled] = []
     size = 0
     while len(found) < limit and size < TEXT_MAX:

@@ -84,14 +84,19 @@ def _attribute(name: str, value: Any) -> bytes:
         return _entry(name, b"\x18" + _varint(value & _64_BITS))
     if kind is float:
         return _entry(name, b"\x21" + _double(value))
-    if name in semconv.UNIQUE:
-        return _entry(name, _text(value))
-    return _again(name, value)
+    if kind is str:
+        again = len(value) <= _SHORT and name not in semconv.UNIQUE
+        return _again(name, value) if again else _entry(name, _text(value))
+    return _again(name, value) if kind is bool or sum(map(len, value)) <= _SHORT else _other(name, value)
 
 
 @lru_cache(maxsize=4096)
 def _again(name: str, value: Any) -> bytes:
     """What is likely to come again, in the next span."""
+    return _other(name, value)
+
+
+def _other(name: str, value: Any) -> bytes:
     if isinstance(value, bool):
         return _entry(name, b"\x10\x01" if value else b"\x10\x00")
     if isinstance(value, str):
@@ -127,6 +132,7 @@ def _varint(number: int) -> bytes:
     return bytes(found)
 
 
+_SHORT = 64  # characters: what is longer is not kept, since clients chose it
 _BYTES = [bytes([number]) for number in range(0x80)]
 _64_BITS = (1 << 64) - 1
 _double = Struct("<d").pack

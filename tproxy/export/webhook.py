@@ -48,13 +48,19 @@ class WebhookSink:
 
     async def send(self, settled: Sequence[Settled]) -> None:
         """See `Sink`."""
-        body = b'{"type":"exchanges","exchanges":[' + b",".join(await encoded(settled)) + b"]}"
         id, timestamp = f"{self.name}-{settled[0].seq}-{settled[-1].seq}", int(self._now())
-        await self._poster.post(self._url, body, signed(self._key, id, timestamp, body))
+        body, headers = await trio.to_thread.run_sync(_made, await encoded(settled), self._key, id, timestamp)
+        await self._poster.post(self._url, body, headers)
 
     async def aclose(self) -> None:
         """See `Sink`."""
         await self._poster.aclose()
+
+
+def _made(records: Sequence[bytes], key: bytes | None, id: str, timestamp: int) -> tuple[bytes, dict[str, str]]:
+    """The body, which may have megabytes, and its headers."""
+    body = b'{"type":"exchanges","exchanges":[' + b",".join(records) + b"]}"
+    return body, signed(key, id, timestamp, body)
 
 
 def signed(key: bytes | None, id: str, timestamp: int, body: bytes) -> dict[str, str]:

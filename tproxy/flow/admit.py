@@ -300,7 +300,7 @@ def _opening(asking: Asking, caller: Caller, about: Attribution, expected: Expec
         method=asking.passage.method,
         path=masked(asking.passage.path.decode("ascii")),
         upstream=asking.upstream,
-        model_asked=facts.model if facts is not None else None,
+        model_asked=masked(facts.model) if facts is not None and facts.model is not None else None,
         stream=facts.stream if facts is not None else None,
         caller=caller.id,
         caller_alias=caller.alias,

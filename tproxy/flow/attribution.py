@@ -54,7 +54,7 @@ def attribute(
     return Attribution(
         customer=_customer(headers, facts) if customers else None,
         tags=_tags(headers, facts, caller),
-        session=_text(header.get(headers, _SESSION_HEADER)) or (facts.session if facts is not None else None),
+        session=_text(header.get(headers, _SESSION_HEADER)) or _session(facts),
         agent=_text(header.get(headers, _AGENT_HEADER)),
         parent_agent=_text(header.get(headers, _PARENT_AGENT_HEADER)),
     )
@@ -111,6 +111,10 @@ def _customer(headers: Sequence[Header], facts: RequestFacts | None) -> str | No
         return None
     found = facts.litellm_user or facts.user_id
     return masked(found) if found else None
+
+
+def _session(facts: RequestFacts | None) -> str | None:
+    return masked(facts.session) if facts is not None and facts.session is not None else None
 
 
 def _tags(headers: Sequence[Header], facts: RequestFacts | None, caller: Caller) -> tuple[str, ...]:

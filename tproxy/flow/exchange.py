@@ -126,12 +126,13 @@ class Exchange:
             self.course.bytes_in = incoming.length
             client = self._client = self._answering(send)
             admission = await self._admit(read, credential)
-            sight = self._show(admission, credential, read.plain if read is not None else None)
-            del read, body, headers  # what is still needed of them is in `asking`
-            request.let_go()
-            if self.transport is not None:
-                self.transport.let_go()
+            sight: Sight | None = None
             try:
+                sight = self._show(admission, credential, read.plain if read is not None else None)
+                del read, body, headers  # what is still needed of them is in `asking`
+                request.let_go()
+                if self.transport is not None:
+                    self.transport.let_go()
                 client.ids = (*client.ids, *admission.headers(trio.current_time()))
                 fault = await self._exchange(asking, admission, receive, client)
                 if fault is not None:
@@ -313,7 +314,7 @@ class Exchange:
         self.services.observers.admitted(sight, self.request.headers, body)
         return sight
 
-    def _close(self, client: Client, admission: Admission, sight: Sight) -> None:
+    def _close(self, client: Client, admission: Admission, sight: Sight | None) -> None:
         """The end of every admitted exchange: whatever fails in here, its row is closed and nothing stays taken."""
         self.course.client_gone = client.gone
         closing = Closing(id=self.course.id, ended=base.FAILED, ended_us=self.course.clock(), error_type="internal")
@@ -325,12 +326,13 @@ class Exchange:
             bugs.exception("exchange %s cannot be settled", self.course.id)
         finally:
             self.services.ledger.close(closing)
+            if sight is not None:
+                self.services.observers.ended(sight, closing)
             admission.taken.settle(prompt_tokens(closing), closing.output_tokens, trio.current_time())
         expected = admission.costs.expected
         if expected is not None and closing.certainty == base.EXACT:
             asked = self.course.model_asked or ""
             self.services.govern.expectations.learn(self.caller.id, asked, expected.size, closing)
-        self.services.observers.ended(sight, closing)
 
 
 def _ending(fault: Fault) -> str:

@@ -20,6 +20,7 @@ from typing import Final
 from msgspec.structs import astuple
 
 from tproxy.flow.course import Course
+from tproxy.protocol.keys import masked
 from tproxy.protocol.pricing import Bill, Cost, IterationTokens, PriceBook, Tokens
 from tproxy.protocol.usage import Iteration, Outcome, Usage
 from tproxy.store import base
@@ -51,7 +52,7 @@ def settle(course: Course, outcome: Outcome, prices: PriceBook, *, running: bool
         first_content_us=course.first_content_us,
         last_byte_us=course.last_byte_us,
         status=course.status,
-        model_served=outcome.model,
+        model_served=masked(outcome.model) if outcome.model is not None else None,
         request_id=course.request_id,
         message_id=outcome.message_id,
         stop_reason=outcome.stop_reason,

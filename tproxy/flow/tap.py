@@ -225,7 +225,7 @@ class Tap:
     def _read(self, portion: bytes) -> int:
         weight = len(portion)
         if self.copy is not None:
-            self.copy(portion)
+            self._copy(self.copy, portion)
         if self._sse is not None:
             usage = self._usage
             events = self._sse.feed(portion)
@@ -241,6 +241,13 @@ class Tap:
             if self._json_bytes > _MAX_JSON_BYTES:
                 self._give_up(f"a JSON answer of more than {_MAX_JSON_BYTES} bytes")
         return weight
+
+    def _copy(self, copy: Callable[[bytes], None], portion: bytes) -> None:
+        try:
+            copy(portion)
+        except Exception:  # of who looks on, and no reason not to read
+            self.copy = None
+            log.exception("what copies an answer failed; the tap goes on")
 
     def _give_up(self, why: str) -> None:
         """A failure in here is a fact about the row, never about the stream."""

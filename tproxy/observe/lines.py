@@ -10,6 +10,7 @@ from operator import attrgetter
 from typing import Any, Final
 
 import structlog
+from msgspec.structs import replace
 
 from tproxy import logs
 from tproxy.flow.observer import Observer, Refused, Sight
@@ -25,6 +26,8 @@ _OPENING: Final = tuple(
 _CLOSING: Final = tuple(name for name in Closing.__struct_fields__ if name != "id" and not name.endswith("_us"))
 
 
+_LONG: Final = 1000  # characters of a path or of all tags, of which the row has more
+
 _opening_values: Final = attrgetter(*_OPENING)
 _closing_values: Final = attrgetter(*_CLOSING)
 
@@ -33,7 +36,10 @@ class Lines(Observer):
     """Says them."""
 
     def ended(self, sight: Sight, closing: Closing) -> None:
-        logs.later("exchange", partial(_fields, sight.opening, closing))
+        opening = sight.opening
+        if len(opening.path) + sum(map(len, opening.tags)) > _LONG:  # thousands of lines may wait
+            opening = replace(opening, path=opening.path[:_LONG], tags=(",".join(opening.tags)[:_LONG],))
+        logs.later("exchange", partial(_fields, opening, closing))
 
     def refused(self, refused: Refused) -> None:
         log.info(

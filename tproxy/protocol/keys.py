@@ -27,8 +27,9 @@ _VALUES: Final = {ord(digit): value for value, digit in enumerate(_DIGITS)}
 _CHANCE: Final = 43  # characters: 62 ** 43 is just above 2 ** 256
 _CHECK: Final = 6
 _FORM: Final = re.compile(rf"{PREFIX}[0-9A-Za-z]{{{_CHANCE + _CHECK}}}".encode())
-_WITHIN: Final = re.compile(rb"(?<![0-9A-Za-z])" + _FORM.pattern + rb"(?![0-9A-Za-z])")
-_LIKE_A_KEY: Final = re.compile(r"(?<![0-9A-Za-z])sk-[!-~]{4,}")
+_WITHIN: Final = re.compile(rb"(?=(" + _FORM.pattern + rb"))")  # wherever it begins, whatever follows
+# Of our form or Anthropic's, it is one also in the middle of a word; else `task-1` would be one.
+_LIKE_A_KEY: Final = re.compile(rf"(?:(?<![0-9A-Za-z])sk-|sk-(?=ant-|[0-9A-Za-z]{{{_CHANCE + _CHECK}}}))[!-~]{{4,}}")
 
 
 def compose(random: bytes) -> str:

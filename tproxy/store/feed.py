@@ -4,7 +4,7 @@ Each has a number in the journal (`journal.py`), `seq`, which only grows. Whoeve
 asks for those after it, and keeps its number in the file as the cursor of its name, so that it goes on there after a
 restart.
 
-Plain functions over a connection. Those that read take any; `set_cursor` and `drop_cursor` are for the ledger's thread
+Plain functions over a connection. Those that read take any; `set_cursor` is for the ledger's thread
 (`SqliteLedger.write`).
 """
 
@@ -61,11 +61,6 @@ def set_cursor(connection: sqlite3.Connection, sink: str, seq: int, now_us: int)
         "ON CONFLICT (sink) DO UPDATE SET seq = excluded.seq, updated_us = excluded.updated_us",
         (sink, seq, now_us),
     )
-
-
-def drop_cursor(connection: sqlite3.Connection, sink: str) -> None:
-    """Forget how far `sink` has come: if it comes back it begins anew."""
-    connection.execute("DELETE FROM cursor WHERE sink = ?", (sink,))
 
 
 class Reader:
