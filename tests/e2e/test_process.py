@@ -267,8 +267,8 @@ KILLER = (
 
 
 async def test_hypercorns_own_command_serves_the_same(tmp_path: Path, sandbox: Sandbox) -> None:
-    """And the request that kills a bare hypercorn does not kill it."""
-    books = configure(tmp_path, sandbox)
+    """And the request that kills a bare hypercorn does not kill it, nor does a viewer hold up its end."""
+    books = configure(tmp_path, sandbox, tproxy='access = "open"\nmaster_key = "sk-master-of-the-tests"')
     config = tmp_path / "config.toml"
     [listener] = await trio.open_tcp_listeners(0, host="127.0.0.1")
     port: int = listener.socket.getsockname()[1]
@@ -283,9 +283,15 @@ async def test_hypercorns_own_command_serves_the_same(tmp_path: Path, sandbox: S
                 assert refused.startswith(b"HTTP/1.1 400")
             assert b"message_stop" in head + await read_to_end(client)
         assert server.returncode is None
-        server.send_signal(signal.SIGTERM)
-        with trio.fail_after(20):
-            await server.wait()
+        async with await trio.open_tcp_stream("127.0.0.1", port) as viewer:
+            await viewer.send_all(
+                b"GET /live HTTP/1.1\r\nhost: h\r\nauthorization: Bearer sk-master-of-the-tests\r\n\r\n"
+            )
+            assert b"200 OK" in await viewer.receive_some(65536)
+            server.send_signal(signal.SIGTERM)
+            with trio.fail_after(10):  # graceful_timeout is longer
+                assert b"draining" in await read_to_end(viewer)
+                await server.wait()
     [row] = reading.recent(books, 10)
     assert row["ended"] == "finished"
 

@@ -19,7 +19,6 @@ from urllib.parse import parse_qsl
 import structlog
 import trio
 
-from tproxy.errors import Header
 from tproxy.manage import auth
 from tproxy.manage.desk import Desk
 from tproxy.manage.faults import ApiFault, Invalid
@@ -77,16 +76,16 @@ class _Show:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_until_gone, receive, nursery.cancel_scope)
             try:
-                await self._stream(scope["headers"], seconds, send)
+                await self._stream(scope, seconds, send)
             except OSError:
                 log.debug("client_gone", method=scope["method"])  # raised here, for a nursery would wrap it
             nursery.cancel_scope.cancel()
 
-    async def _stream(self, headers: Sequence[Header], seconds: float, send: Send) -> None:
+    async def _stream(self, scope: Scope, seconds: float, send: Send) -> None:
         number, due = 0, -math.inf
         if not await _taken(send, [{"type": "http.response.start", "status": 200, "headers": _HEADERS}]):
             return
-        while (why := self._ending(headers)) is None:
+        while (why := self._ending(scope)) is None:
             snapshot = None
             with trio.move_on_after(POLL_SECONDS):
                 await trio.sleep_until(due)
@@ -101,12 +100,13 @@ class _Show:
                 return
         await _taken(send, [_body(b'event: end\ndata: {"reason":"%b"}\n\n' % why, more=False)])
 
-    def _ending(self, headers: Sequence[Header]) -> bytes | None:
+    def _ending(self, scope: Scope) -> bytes | None:
         """Why a stream is to end, if it is: also a key that was blocked meanwhile shows no more."""
-        if self._desk.unready() == DRAINING:
+        transport = scope.get("extensions", {}).get("tproxy")  # under hypercorn's own command it alone knows
+        if self._desk.unready() == DRAINING or (transport is not None and transport.draining()):
             return b"draining"
         try:
-            may = auth.identify(self._desk, headers).role in (ADMIN, VIEWER)
+            may = auth.identify(self._desk, scope["headers"]).role in (ADMIN, VIEWER)
         except ApiFault:
             may = False
         return None if may else b"not_allowed"

@@ -164,6 +164,7 @@ class Connection:
                 return False
             opening = self._open(head)
             transport = Transport(opening.target, opening.headers, opening.http_version)
+            transport.draining = self._context.terminated.is_set
             cycle = Cycle(self._channel, opening, transport, self._closing)
         except Refused as refused:
             await self._refuse(refused)

@@ -25,6 +25,10 @@ class Direct(Protocol):
     async def rest(self, data: bytes) -> None: ...
 
 
+def _never() -> bool:
+    return False
+
+
 class Transport:
     """What ASGI's scope loses of a request, and the way round its messages: `scope["extensions"]["tproxy"]`.
 
@@ -35,9 +39,10 @@ class Transport:
         left: set when the client has left, whether or not the body was asked for; never by the end of the answer.
         on_left: called once, when `left` is set; whoever sets it looks at `left` after that. It may be called by a
             `send` that finds out.
+        draining: whether the server shuts down, and waits for this request.
     """
 
-    __slots__ = ("_direct", "headers", "http_version", "left", "on_left", "target")
+    __slots__ = ("_direct", "draining", "headers", "http_version", "left", "on_left", "target")
 
     def __init__(self, target: bytes, headers: list[Header], http_version: str) -> None:
         self.target = target
@@ -45,6 +50,7 @@ class Transport:
         self.http_version = http_version
         self.left = trio.Event()
         self.on_left: Callable[[], None] | None = None
+        self.draining: Callable[[], bool] = _never
         self._direct: Direct | None = None
 
     def attach(self, direct: Direct | None) -> None:
