@@ -328,3 +328,17 @@ def test_settings_are_frozen(load_text: Load) -> None:
     settings = load_text("")
     with pytest.raises(ValueError, match="frozen"):
         settings.timeouts.idle = 1
+
+
+@pytest.mark.parametrize(
+    ("directory", "said"),
+    [("exports", None), ("a/b/c", None), ("config.toml", "config.toml is a file"), ("config.toml/x", "is a file")],
+)
+def test_where_files_are_made_can_be_made(
+    directory: str, said: str | None, load_text: Load, faults: Faults, tmp_path: Path
+) -> None:
+    text = f'[tproxy.export.jsonl]\ndirectory = "{directory}"'
+    if said is None:
+        assert load_text(text).export.jsonl.directory == tmp_path / directory
+    else:
+        assert said in faults(text)["tproxy.export.jsonl.directory"]

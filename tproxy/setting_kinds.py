@@ -30,6 +30,16 @@ def _readable(path: Path | None) -> Path | None:
     return path
 
 
+def _directory(path: Path | None) -> Path | None:
+    """It may be made later."""
+    there = path
+    while there is not None and not os.path.lexists(there):
+        there = there.parent
+    if there is not None and not os.path.isdir(there):
+        raise ValueError(f"is no directory and cannot be made one: {there} is a file")
+    return path
+
+
 def _certificates(path: Path | None) -> Path | None:
     """Looked at here, too: a wrong file must not wait for the server to start."""
     if _readable(path) is not None:
@@ -103,7 +113,8 @@ def _web_url(value: str | None) -> str | None:
 
 
 def _pattern(value: str) -> str:
-    """One that `re` may take exponential time for would hold up the whole process, since it lets nobody else run."""
+    """One that `re` plainly may take exponential time for is refused. What else is slow costs captures, which are lost
+    where their process takes too long, and never a stream."""
     try:
         re.compile(value)
         nests = _nests(_parser.parse(value))
@@ -210,6 +221,7 @@ Secrets = Annotated[
 ]
 HeaderLines = Annotated[tuple[Annotated[SecretStr, AfterValidator(_header_line)], ...], BeforeValidator(_listed)]
 FilePath = Annotated[Path | None, BeforeValidator(_absolute), Field(title="path")]
+Directory = Annotated[FilePath, AfterValidator(_directory)]
 ReadableFile = Annotated[FilePath, AfterValidator(_readable)]
 Certificates = Annotated[FilePath, AfterValidator(_certificates)]
 Texts = Annotated[tuple[str, ...], BeforeValidator(_listed)]

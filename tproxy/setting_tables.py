@@ -18,7 +18,7 @@ from tproxy.setting_kinds import (
     Certificates,
     Count,
     Database,
-    FilePath,
+    Directory,
     HeaderLines,
     MetadataNames,
     Money,
@@ -187,7 +187,9 @@ class Capture(Table):
 class Jsonl(Table):
     """Exchanges as lines of JSON in files of a directory."""
 
-    directory: FilePath = Field(default=None, examples=["exports"], description="where the files are made; unset: none")
+    directory: Directory = Field(
+        default=None, examples=["exports"], description="where the files are made; unset: none"
+    )
     max_file_bytes: Size = Field(default=67108864, description="a file that has reached it is followed by another one")
     keep_files: Annotated[int, Field(ge=0)] = Field(
         default=0, title="number", description="more than these are deleted, the oldest first; 0: none is"

@@ -149,6 +149,10 @@ async def test_what_exchanges_tell(tmp_path: Path) -> None:
         await some_looks(made)
         assert len(way.took) == 4  # nothing was asked since
         made.seen.upstream.add(o.clock(), bad=False)
+        await some_looks(made)
+        assert len(way.took) == 4  # one that went well proves nothing
+        for _ in range(19):
+            made.seen.upstream.add(o.clock(), bad=False)
         made.seen._note("api_keys[0]", 200, o.clock())
         await way.until(6)
         assert set(way.kinds[4:]) == {f"{alert.ERRORS} resolved", f"{alert.CREDENTIAL} resolved"}

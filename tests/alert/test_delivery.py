@@ -116,6 +116,50 @@ async def test_a_full_queue_loses_its_oldest(
     assert to.lost == 2
 
 
+class Slow(Way):
+    """Takes a second for each."""
+
+    async def send(self, sent: Alert) -> None:
+        await trio.sleep(1)
+        await super().send(sent)
+
+
+@pytest.mark.parametrize(
+    ("faults", "took"),
+    [
+        pytest.param([], ["a", "b", "c"], id="taken"),
+        pytest.param([NotTaken("no", final=True)], ["b", "c"], id="refused for good"),
+        pytest.param([NotTaken("busy")], ["b", "c"], id="to be sent again"),
+    ],
+)
+async def test_one_that_is_lost_while_it_is_sent_takes_no_other_with_it(
+    autojump_clock: MockClock,
+    faults: list[Exception],
+    took: list[str],
+    nursery: trio.Nursery,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(delivery, "QUEUED_MAX", 2)
+    way = Slow(*faults)
+    to = Delivery({"slack": way})
+    await running(to, nursery)
+    to.put(alert("a"))
+    to.put(alert("b"))
+    await trio.sleep(0.5)
+    to.put(alert("c"))
+    await trio.sleep(100)
+    assert (way.took, to.lost) == (took, 1)
+
+
+async def test_a_receiver_cannot_put_off_for_long(autojump_clock: MockClock, nursery: trio.Nursery) -> None:
+    way = Way(NotTaken("busy", retry_after=1e9))
+    to = Delivery({"slack": way})
+    await running(to, nursery)
+    to.put(alert("a"))
+    await trio.sleep(10_000)
+    assert (way.tries, way.took) == ([0.0, delivery.GIVE_UP_SECONDS], ["a"])
+
+
 async def test_other_channels_hold_at_once(autojump_clock: MockClock, nursery: trio.Nursery) -> None:
     before, after = Way(*(NotTaken("busy") for _ in range(3))), Way()
     to = Delivery({"slack": before})

@@ -7,6 +7,8 @@ from tproxy.alert.alert import Finding, Of
 from tproxy.alert.episodes import OPEN_MAX, Episodes, is_told
 from tproxy.store.episodes import Episode
 
+HOUR_US = 3_600_000_000
+
 
 def finding(*, firm: bool = True, of: Of = Of(), kind: str = alert.ERRORS) -> Finding:  # noqa: B008
     return Finding(kind, of, "It is so.", {"rate": 0.5}, firm)
@@ -85,6 +87,24 @@ def test_what_is_only_heard_of_fades_and_is_told_anew() -> None:
     them.fade(alert.UNPRICED, 10, 11)
     assert them.open == ()
     assert len(them.hear(model, 12)) == 1
+
+
+def test_one_that_is_heard_of_again_and_again_does_not_fade() -> None:
+    them = episodes()
+    model = finding(kind=alert.UNPRICED, of=Of("model", "m"))
+    for hour in range(4):
+        them.hear(model, hour * HOUR_US)
+    them.fade(alert.UNPRICED, HOUR_US, 4 * HOUR_US)
+    assert [(each.began_us, each.last_us) for each in them.open] == [(0, 3 * HOUR_US)]
+    them.fade(alert.UNPRICED, HOUR_US, 4 * HOUR_US + 1)
+    assert them.open == ()
+
+
+def test_one_that_ends_before_it_was_written_is_not_put() -> None:
+    them = episodes()
+    them.hear(finding(), 5)
+    them.look(alert.ERRORS, [], 6)
+    assert them.unwritten() == ([], [(alert.ERRORS, "")])
 
 
 def test_there_are_never_too_many() -> None:

@@ -1,15 +1,19 @@
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
-from tests.flow.asgi import Asked, stage
+from tests.flow.asgi import POST, Asked, stage
 from tests.wire.peer import answers, close
-from tproxy.alert.seen import CREDENTIALS_MAX, MODELS_MAX, Seen, Window
+from tproxy.alert.seen import CREDENTIALS_MAX, MODELS_MAX, REFUSED_MAX, Seen, Window
 from tproxy.errors import BudgetExceeded, RateLimited
-from tproxy.flow.identify import Caller
-from tproxy.flow.observer import Refused
+from tproxy.flow.course import Course
+from tproxy.flow.identify import ANONYMOUS, Caller
+from tproxy.flow.limits import Limiter
+from tproxy.flow.observer import Refused, Sight
+from tproxy.flow.pulse import Pulse
+from tproxy.flow.route import Passage
+from tproxy.flow.tap import Tap
+from tproxy.store.base import FINISHED, UNPRICED, Closing, Opening
 from tproxy.store.subjects import Subject
 
 
@@ -51,6 +55,15 @@ async def test_an_upstream_that_breaks_off_failed_and_said_nothing_of_the_creden
     assert seen.credentials == {}
 
 
+async def test_what_the_upstream_says_to_a_client_s_own_credential_says_nothing_of_ours() -> None:
+    seen = Seen()
+    headers = [(name, b"sk-ant-their-own" if name == b"x-api-key" else value) for name, value in POST]
+    async with stage(answers(answer(401)), observers=[seen], access="own", api_keys=[]) as s:
+        assert (await s.ask(Asked(headers=headers))).status == 401
+    assert seen.credentials == {}
+    assert list(seen.upstream._buckets.values()) == [[1, 0]]
+
+
 async def test_a_model_without_a_price_is_noted() -> None:
     body = b'{"type":"message","id":"msg_1","model":"claude-next","usage":{"input_tokens":5,"output_tokens":7}}'
     seen = Seen()
@@ -68,9 +81,9 @@ def test_a_window_forgets() -> None:
     assert window.sums(900_000_000) == (0, 0)
 
 
-def refused(fault: BudgetExceeded | RateLimited) -> Refused:
-    key, team = Subject(kind="key", id="abc"), Subject(kind="team", id="a")
-    caller = Caller("key:abc", subjects=(key, team))
+def refused(fault: BudgetExceeded | RateLimited, key: str = "abc") -> Refused:
+    of = Subject(kind="key", id=key), Subject(kind="team", id="a")
+    caller = Caller(f"key:{key}", subjects=of)
     return Refused(id="1", method="POST", path="/", fault=fault, caller=caller, model=None, client_address=None)
 
 
@@ -82,8 +95,23 @@ def test_of_whose_requests_one_was_refused() -> None:
     assert seen.refused_of == {("proxy", ""), ("key", "abc"), ("team", "a")}
 
 
-def test_what_is_kept_is_bounded(tmp_path: Path) -> None:
+def unpriced(model: str) -> tuple[Sight, Closing]:
+    """The end of an exchange with a model without a price."""
+    course = Course("1", Passage("POST", b"", b"/v1/messages", None), 1, lambda: 1)
+    end = Closing(id="1", ended=FINISHED, ended_us=1, model_served=model, certainty=UNPRICED)
+    opening = Opening(id="1", accepted_us=1, method="POST", path="/v1/messages", upstream="test", caller="anonymous")
+    taken = Limiter().take((), None, 0, 0, 0.0)
+    return Sight(opening, course, Tap(course, Pulse()), ANONYMOUS, "own", taken, lambda: end), end
+
+
+def test_what_is_kept_is_bounded() -> None:
+    assert (CREDENTIALS_MAX, MODELS_MAX, REFUSED_MAX) == (100, 100, 1_000)
     seen = Seen()
-    for number in range(CREDENTIALS_MAX + MODELS_MAX):
+    for number in range(CREDENTIALS_MAX + 1):
         seen._note(f"api_keys[{number}]", 200, 1)
-    assert len(seen.credentials) == CREDENTIALS_MAX
+    for number in range(MODELS_MAX + 1):
+        seen.ended(*unpriced(f"claude-{number}"))
+    for number in range(REFUSED_MAX + 1):
+        seen.refused(refused(BudgetExceeded("spent"), f"{number}"))
+    assert (len(seen.credentials), len(seen.unpriced), len(seen.refused_of)) == (100, 100, 1_000)
+    assert "claude-99" in seen.unpriced

@@ -64,7 +64,7 @@ def test_what_does_not_hold_is_told_with_its_place(directory: Path) -> None:
     change(directory, f"UPDATE exchange SET user_agent = 'x' WHERE id = '{id}'")
     change(directory, "UPDATE tally SET cost_nano = 16 WHERE kind = 'user'")
     output = run(directory, code=1).stdout
-    assert "the journal and the rows: 1 faults\n" in output
+    assert "the journal and the rows: 1 fault\n" in output
     assert f"  entry 2, row {id}: there is the digest " in output
     assert "  kind 'user', id " in output
     assert ": there is cost_nano 16; there should be cost_nano 15\n" in output

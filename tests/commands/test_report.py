@@ -300,7 +300,7 @@ def test_an_empty_month(server: FakeApi) -> None:
     assert "There was no exchange in this time." in parsed.text
     assert "svg" not in parsed.tags
     assert run(server, "--month", "2026-11", "--format", "csv").stdout.splitlines() == [
-        "day,team,name,exchanges,failures,prompt_tokens,completion_tokens,spend_nano,spend_usd"
+        "day,team,name,exchanges,failures,prompt_tokens,completion_tokens,spend_nano,spend_usd,unpriced"
     ]
     assert "all exchanges" in run(server, "--month", "2026-11").stdout
 

@@ -376,6 +376,7 @@ async def test_activity_as_csv(busy: Office) -> None:
         "total_tokens": "167",
         "spend_nano": "2000000000",
         "spend_usd": "2.0",
+        "unpriced": "0",
     }
     assert "8.000000001" in {row["spend_usd"] for row in rows}, "exact"
     whole = await busy.ask("/user/daily/activity", format="csv", **SPAN)
@@ -396,10 +397,10 @@ async def test_activity_as_csv(busy: Office) -> None:
 )
 async def test_other_reports_as_csv(busy: Office, path: str, query: dict[str, str], columns: list[str]) -> None:
     answer = await busy.ask(path, format="csv", **query)
-    figures = ["exchanges", "failures", "prompt_tokens", "completion_tokens", "spend_nano", "spend_usd"]
+    figures = ["exchanges", "failures", "prompt_tokens", "completion_tokens", "spend_nano", "spend_usd", "unpriced"]
     rows = rows_of(answer.text)
     assert rows
-    assert [name for name in rows[0] if name != "unpriced"] == columns + figures
+    assert list(rows[0]) == columns + figures
     assert answer.headers["content-disposition"].startswith('attachment; filename="spend-by-')
     shown = (await busy.get(path, **query)) if path == "/spend/by" else None
     if shown is not None:

@@ -91,6 +91,16 @@ async def test_it_goes_on_where_it_was(book: Book) -> None:
     assert verify(book.path).faults == []
 
 
+async def test_the_day_since_which_all_is_here_never_goes_back(book: Book) -> None:
+    async with book.open() as ledger:
+        await _end(ledger, 5, 2)
+        for left in ([1], []):
+            assert await ledger.write(_drop(9, limit=1)) == 1
+            assert _numbers(book) == left
+            assert book.ask("SELECT since_day FROM retained") == [("2025-11-30",)]
+    assert verify(book.path).faults == []
+
+
 async def test_a_row_that_is_missing_stops_it(book: Book) -> None:
     """So that nothing hides that somebody else deleted it."""
     async with book.open() as ledger:
@@ -127,6 +137,25 @@ async def test_a_round_has_many_slices_and_an_end(book: Book, monkeypatch: pytes
     assert verify(book.path).faults == []
 
 
+class _Full:
+    """A ledger of which two slices and some are old."""
+
+    def __init__(self) -> None:
+        self.asked: list[float] = []
+
+    async def write(self, change: Callable[[sqlite3.Connection], T]) -> T:
+        await trio.lowlevel.checkpoint()
+        self.asked.append(trio.current_time())
+        return retention.SLICE if len(self.asked) < 3 else 7  # type: ignore[return-value]
+
+
+async def test_there_is_a_pause_between_two_slices(autojump_clock: trio.testing.MockClock) -> None:
+    ledger = _Full()
+    assert await one_round(ledger, lambda: 1, now_us=lambda: MIDNIGHT) == 2 * retention.SLICE + 7
+    assert ledger.asked == pytest.approx([0, retention.PAUSE_SECONDS, 2 * retention.PAUSE_SECONDS])
+    assert retention.PAUSE_SECONDS > 0
+
+
 class _Fails:
     """A ledger that cannot be written the first time."""
 
@@ -151,6 +180,13 @@ async def test_it_looks_every_hour_and_goes_on_after_a_fault(
     assert [record.getMessage() for record in caplog.records if record.levelname == "WARNING"] == [
         "old rows could not be deleted, which is tried again in an hour: not now"
     ]
+
+
+async def test_while_sinks_have_not_begun_it_looks_again_soon(autojump_clock: trio.testing.MockClock) -> None:
+    ledger, taken = _Fails(), iter([0, 0, 0, 0, 7, 7, 7, 7])
+    with trio.move_on_after(3600):
+        await run(ledger, lambda: 5, lambda: next(taken), now_us=lambda: MIDNIGHT)
+    assert ledger.asked == pytest.approx([0, 10, 20])
 
 
 async def test_the_position_of_the_sinks_is_asked_for_each_slice(book: Book) -> None:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from tests.store.crashes import mixed_claims, mixed_closing, mixed_opening
 from tests.store.laws import T0, kept_sums, known, make_closing, make_opening, make_subject, summed
-from tproxy.store.base import COUNTED, EXPECTED, FINISHED, OPEN, REFUSED, Claim
+from tproxy.store.base import COUNTED, EXPECTED, FINISHED, OPEN, REFUSED, Claim, Closing, Opening
 from tproxy.store.batch import Batch
 from tproxy.store.budgets import Budgets
 from tproxy.store.customers import Customers
@@ -27,6 +27,7 @@ from tproxy.store.reading import recent
 from tproxy.store.retention import drop_oldest
 from tproxy.store.sqlite import SqliteLedger, open_ledger
 from tproxy.store.subjects import KEY
+from tproxy.store.sums import Sums
 from tproxy.store.verify import Verdict, verify
 
 DAY = 86_400_000_000
@@ -88,6 +89,10 @@ def test_all_holds(files: Path, tmp_path: Path, name: str) -> None:
     assert (verdict.ended, verdict.running, verdict.entries) == ((9, 1, 9) if name == "whole.db" else (8, 1, 9))
     assert (verdict.budgets, verdict.reservations, verdict.newest) == (1, 1, 9)
     assert verdict.since_day == (None if name == "whole.db" else "2025-11-25")
+    assert verdict.days == (4 if name == "whole.db" else 3)  # the 24th to the 27th, or since the 25th
+    with closing(sqlite3.connect(tmp_path / name)) as connection:
+        [daily] = connection.execute("SELECT count(*) FROM daily WHERE day >= ?", (verdict.since_day or "",)).fetchone()
+    assert verdict.daily == daily
 
 
 def _set(value: str, number: int = 4) -> str:
@@ -256,6 +261,59 @@ def test_what_was_tampered_with_is_found(
     assert all(fault.there != fault.expected for fault in verdict.faults)
 
 
+# What is done to the file, and one fault: where, what is there, what should be.
+_SAID: dict[str, tuple[str, tuple[str, str, str]]] = {
+    "a row runs again": (
+        _set("ended = 'open'"),
+        (f"entry 5, row {IDS[4]}", "a row that is open", "one that has ended"),
+    ),
+    "a row cannot be read": (
+        _set("tags = 5"),
+        (f"entry 5, row {IDS[4]}", "a row that cannot be read: ", "what it said when it ended"),
+    ),
+    "a row is gone": (
+        f"DELETE FROM exchange WHERE id = '{IDS[4]}'",
+        (f"entry 5, row {IDS[4]}", "no such row", "the row of the entry"),
+    ),
+    "an entry is gone": (
+        f"DELETE FROM settled WHERE id = '{IDS[4]}'",
+        (f"row {IDS[4]}", "no entry", "the entry of a row that has ended"),
+    ),
+    "the number of an entry is gone": (
+        f"DELETE FROM settled WHERE id = '{IDS[4]}'",
+        ("entry 5", "the next one is 6", "an entry"),
+    ),
+    "two entries": (
+        f"INSERT INTO settled SELECT 10, id, digest FROM settled WHERE id = '{IDS[4]}'",
+        (f"row {IDS[4]}", "2 entries", "one"),
+    ),
+    "a digest": (
+        "UPDATE settled SET digest = x'0a' WHERE seq = 5",
+        (f"entry 5, row {IDS[4]}", "the digest 0a", ": the row, or the entry before, is another"),
+    ),
+    "a reservation of a row that has ended": (
+        f"INSERT INTO reservation VALUES ('{IDS[1]}', 1, 'expected', 0)",
+        (f"reservation of {IDS[1]} on budget 1", "a row that is refused", "one that runs"),
+    ),
+    "a reservation without a row": (
+        "INSERT INTO reservation VALUES ('new', 1, 'expected', 0)",
+        ("reservation of new on budget 1", "no such row", "one that runs"),
+    ),
+    "a reservation without a budget": (
+        f"INSERT INTO reservation VALUES ('{IDS[9]}', 7, 'expected', 0)",
+        (f"reservation of {IDS[9]} on budget 7", "no such budget", "its budget"),
+    ),
+}
+
+
+@pytest.mark.parametrize(("statement", "said"), _SAID.values(), ids=_SAID.keys())
+def test_what_is_said_of_a_fault(files: Path, tmp_path: Path, statement: str, said: tuple[str, str, str]) -> None:
+    place, there, expected = said
+    faults = _spoil(_copy(files, tmp_path), statement).faults
+    found = [fault for fault in faults if fault.place == place and fault.there.startswith(there)]
+    assert [fault.expected.endswith(expected) for fault in found] == [True], faults
+
+
 _SPOILT_RETAINED: dict[str, tuple[list[str], bool]] = {
     "a sum of a day before": (["UPDATE daily SET failures = 9 WHERE kind = 'team' AND day = '2025-11-24'"], False),
     "a cost of a day before": (["UPDATE daily SET cost_nano = 9 WHERE kind = 'team' AND day = '2025-11-24'"], True),
@@ -277,6 +335,46 @@ def test_what_is_told_has_a_bound(files: Path, tmp_path: Path, monkeypatch: pyte
     verdict = _spoil(_copy(files, tmp_path), "UPDATE exchange SET method = 'X' WHERE ended != 'open'")
     assert verdict.number["journal"] == 9
     assert len(verdict.faults) == 2
+
+
+def test_the_sums_are_written_now_and_then(files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gathered, progress = [0], list[int]()
+
+    class Counting(Sums):
+        def add(self, opening: Opening, closing: Closing) -> None:
+            super().add(opening, closing)
+            gathered[-1] += 1
+
+        def flush(self, connection: sqlite3.Connection) -> None:
+            super().flush(connection)
+            gathered.append(0)
+
+    monkeypatch.setattr("tproxy.store.verify.SLICE", 4)
+    monkeypatch.setattr("tproxy.store.verify.Sums", Counting)
+    path = _copy(files, tmp_path)
+    assert verify(path, progress.append).faults == []
+    assert (gathered, progress) == ([4, 4, 1, 0], [4, 8])
+    parts = {fault.part for fault in _spoil(path, "UPDATE daily SET cost_nano = cost_nano + 1").faults}
+    assert parts == {"daily", "tally"}
+
+
+@pytest.mark.parametrize(
+    ("day", "found"),
+    [
+        pytest.param("2025-11-24", False, id="the day on which it was made"),
+        pytest.param("2025-11-25", False, id="the day after"),
+        pytest.param("2025-11-26", True, id="two days after"),
+    ],
+)
+def test_since_when_a_customer_is_known_for_sure(files: Path, tmp_path: Path, day: str, found: bool) -> None:
+    """A sum of one that is less than its rows come to."""
+    spoilt = _spoil(
+        _copy(files, tmp_path),
+        f"UPDATE daily SET cost_nano = cost_nano - 1 WHERE kind = 'customer' AND day = '{day}'",
+        "UPDATE tally SET cost_nano = (SELECT sum(cost_nano) FROM daily WHERE kind = 'customer') "
+        "WHERE kind = 'customer'",
+    )
+    assert {fault.part for fault in spoilt.faults} == ({"daily"} if found else set())
 
 
 def test_what_should_be_there_is_told(files: Path, tmp_path: Path) -> None:
@@ -379,6 +477,26 @@ async def test_a_customer_that_was_not_known_has_no_sums(tmp_path: Path) -> None
         found = connection.execute("SELECT day, id, exchanges FROM daily WHERE kind = 'customer' ORDER BY day, id")
         days = ("2025-11-24", "2025-11-27")
         assert found.fetchall() == [(days[0], "first", 1), (days[0], "second", 1), (days[1], "second", 1)]
+
+
+async def test_a_customer_that_an_exchange_of_the_day_before_names_first(tmp_path: Path) -> None:
+    """It ended after one of the next day, which has no sum, for the customer was not known then."""
+    path = tmp_path / "t.db"
+
+    async def end(ledger: SqliteLedger, number: int, customer: str, day: int) -> None:
+        await ledger.open(make_opening(number, customer=customer, accepted_us=T0 + day * DAY)).durable()
+        ledger.close(make_closing(number, cost_nano=5))
+        await ledger.write(lambda connection: None)
+
+    async with open_ledger(path, max_customers=0, on_fault=lambda fault: None) as ledger:
+        await end(ledger, 1, "late", 1)
+    async with open_ledger(path) as ledger:
+        await end(ledger, 2, "late", 0)
+        await end(ledger, 3, "late", 1)
+    assert verify(path).faults == []
+    with closing(sqlite3.connect(path)) as connection:
+        found = connection.execute("SELECT day, sum(exchanges) FROM daily WHERE kind = 'customer' GROUP BY day")
+        assert found.fetchall() == [("2025-11-24", 1), ("2025-11-25", 1)]  # and not 2
 
 
 # Sums of whatever comes

@@ -124,10 +124,10 @@ def _is_unusual(day: int, usual: int | None, factor: float, least_nano: int) -> 
 def errors(exchanges: int, failures: int, limit: float) -> Finding | None:
     """Of the exchanges with the upstream in the last five minutes, too many failed.
 
-    It has gone once half as many do; and not because there are no exchanges, which proves nothing.
+    It has gone once half as many do, of as many exchanges as it takes to begin: a few prove nothing.
     """
     rate = failures / exchanges if exchanges else 1.0
-    if rate <= limit / 2:
+    if exchanges >= EXCHANGES_LEAST and rate <= limit / 2:
         return None
     return Finding(
         ERRORS,

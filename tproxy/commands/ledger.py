@@ -66,7 +66,8 @@ def _show(path: Path, verdict: Verdict) -> None:
     )
     for part, name in _PARTS.items():
         number = verdict.number[part]
-        typer.echo(f"{name}: {f'{number:,} faults' if number else 'agree'}")
+        faults = "1 fault" if number == 1 else f"{number:,} faults"
+        typer.echo(f"{name}: {faults if number else 'agree'}")
         shown = [fault for fault in verdict.faults if fault.part == part]
         for fault in shown:
             typer.echo(plain(f"  {fault.place}: there is {fault.there}; there should be {fault.expected}"))

@@ -129,11 +129,12 @@ def table_of(report: Report) -> tuple[Sequence[str], list[Sequence[Cell]]]:
             row.completion_tokens,
             row.spend_nano,
             usd(row.spend_nano),
+            row.unpriced,
         )
         for day in report.days
         for row in day.rows
     ]
-    return (*columns, "spend_nano", "spend_usd"), rows
+    return (*columns, "spend_nano", "spend_usd", "unpriced"), rows
 
 
 def _whole(rows: list[Row], total: Row) -> list[Row]:

@@ -318,10 +318,11 @@ def _table(desk: Desk, connection: sqlite3.Connection, part: Part) -> Table:
                 *(figures[name] for name in _COLUMNS),
                 each.cost_nano,
                 usd(each.cost_nano),
+                each.unpriced,
             )
         )
     named = [name for name in (is_of, alias) if name is not None]
-    columns = ("date", *named, "api_key", "key_alias", "model", *_COLUMNS, "spend_nano", "spend_usd")
+    columns = ("date", *named, "api_key", "key_alias", "model", *_COLUMNS, "spend_nano", "spend_usd", "unpriced")
     return Table(f"activity-{part.since}-{part.until}", columns, rows)
 
 

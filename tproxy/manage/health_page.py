@@ -250,6 +250,14 @@ def _sink(status: SinkStatus) -> dict[str, Any]:
 
 def _size(path: os.PathLike[str]) -> int | None:
     try:
-        return os.stat(path).st_size
+        return os.stat(path).st_size + _size_of_wal(path)
     except OSError:
         return None
+
+
+def _size_of_wal(path: os.PathLike[str]) -> int:
+    """What was written last may stand beside the file for a while."""
+    try:
+        return os.stat(f"{os.fspath(path)}-wal").st_size
+    except FileNotFoundError:
+        return 0

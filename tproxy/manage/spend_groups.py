@@ -28,7 +28,7 @@ GROUPS: Final = {
 GroupBy = Literal["team", "customer", "user", "key", "tag", "model"]
 Period = Literal["day", "week", "month"]
 
-_FIGURES: Final = ("exchanges", "failures", "prompt_tokens", "completion_tokens", "spend_nano", "spend_usd")
+_FIGURES: Final = ("exchanges", "failures", "prompt_tokens", "completion_tokens", "spend_nano", "spend_usd", "unpriced")
 
 
 def grouped(lines: Iterable[DaySum], name: Callable[[DaySum], str]) -> dict[str, list[DaySum]]:
@@ -88,16 +88,17 @@ def sums_table(answer: Mapping[str, Any]) -> Table:
         (each["id"], each["alias"], *(each[name] for name in names), usd(each["spend_nano"]), each["unpriced"])
         for each in answer["rows"]
     ]
-    return Table(f"spend-by-{by}", (by, "alias", *_FIGURES, "unpriced"), rows)
+    return Table(f"spend-by-{by}", (by, "alias", *_FIGURES), rows)
 
 
 def figures(lines: Iterable[DaySum]) -> list[Cell]:
     """What lines come to, as cells."""
-    exchanges = failures = prompt = completion = cost = 0
+    exchanges = failures = prompt = completion = cost = unpriced = 0
     for each in lines:
         exchanges += each.exchanges
         failures += each.failures
         prompt += each.prompt_tokens
         completion += each.completion_tokens
         cost += each.cost_nano
-    return [exchanges, failures, prompt, completion, cost, usd(cost)]
+        unpriced += each.unpriced
+    return [exchanges, failures, prompt, completion, cost, usd(cost), unpriced]

@@ -23,6 +23,7 @@ from tproxy.store.sums import DAY_US, day_of
 SLICE: Final = 200
 ROUND: Final = 100_000
 EVERY_SECONDS: Final = 3600.0
+SOON_SECONDS: Final = 10.0
 PAUSE_SECONDS: Final = 0.05  # between two slices
 
 _log = logging.getLogger(__name__)
@@ -86,15 +87,17 @@ async def run(
     *,
     now_us: Callable[[], int],
 ) -> None:
-    """Delete what is old, now and every hour, until cancelled.
+    """Delete what is old, now and every hour, until cancelled. While the sinks have taken nothing, which so it is also
+    until they have begun, it is looked again soon.
 
     Args:
         days: how many whole days (UTC) before today's are kept; None: all. Asked anew each time.
         taken_seq: the number of the journal up to which all sinks have come; None where there are none.
     """
     while True:
+        waits = taken_seq() == 0
         await one_round(ledger, days, taken_seq, now_us=now_us)
-        await trio.sleep(EVERY_SECONDS)
+        await trio.sleep(SOON_SECONDS if waits else EVERY_SECONDS)
 
 
 async def one_round(
