@@ -21,13 +21,16 @@ def settled(number: int, **closing: Any) -> Settled:
     return Settled(number, make_opening(number), make_closing(number, **closing))
 
 
+ROUNDS = 5000  # more are a loop without a wait, in which a clock that jumps would stand still
+
+
 class Shelf:
     """A `runner.Source` in memory.
 
     Attributes:
         reads: the numbers and limits that were asked for.
         kept: the cursors, each in its turn.
-        out: the ledger can neither be read nor written.
+        out: the ledger cannot be written.
     """
 
     def __init__(self, count: int = 0) -> None:
@@ -55,6 +58,7 @@ class Shelf:
     async def after(self, seq: int, limit: int) -> Sequence[Settled]:
         await trio.lowlevel.checkpoint()
         self.reads.append((seq, limit))
+        assert len(self.reads) < ROUNDS
         return [one for one in self.exchanges if one.seq > seq][:limit]
 
     async def keep(self, sink: str, seq: int) -> None:
@@ -99,9 +103,10 @@ class Scripted:
     async def send(self, settled: Sequence[Settled]) -> None:
         numbers = [one.seq for one in settled]
         self.tries.append((trio.current_time(), numbers))
+        assert len(self.tries) < ROUNDS
         await trio.lowlevel.checkpoint()
         if self.hangs:
-            await trio.sleep_forever()
+            await trio.sleep(3600)  # an end, so that a test fails where nobody gives it up
         fault = self.faults.pop(0) if self.faults else self.down
         if fault is not None:
             raise fault

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,8 @@ from tests.export.places import KINDS, Hook, open_place
 from tests.export.receiver import receiving
 from tests.export.stock import DOWN, Scripted, books, id_of, settle, with_export
 from tests.store.laws import make_closing, make_opening
-from tproxy.export.exports import Exports, Plan, by_settings
+from tproxy.errors import LedgerUnavailable
+from tproxy.export.exports import LOOK_SECONDS, Exports, Plan, _Source, by_settings
 from tproxy.export.sink import NotTaken, Sink
 from tproxy.protocol import signature
 from tproxy.settings import Settings
@@ -33,6 +34,18 @@ def clock(autojump_clock: MockClock) -> MockClock:
     """Jumps only when nothing has happened for a while: threads and sockets are at work here."""
     autojump_clock.autojump_threshold = 0.05
     return autojump_clock
+
+
+@contextmanager
+def still() -> Iterator[MockClock]:
+    """Time stands still, as long as a thread may need for something that has a deadline; but not if it hangs."""
+    clock = trio.lowlevel.current_clock()
+    assert isinstance(clock, MockClock)
+    before, clock.autojump_threshold = clock.autojump_threshold, 10.0
+    try:
+        yield clock
+    finally:
+        clock.autojump_threshold = before
 
 
 @asynccontextmanager
@@ -75,7 +88,8 @@ def scripted(*sinks: Scripted) -> Callable[[Settings], Mapping[str, Plan]]:
 
 
 async def position(ledger: SqliteLedger, name: str) -> int | None:
-    found = await ledger.write(feed.cursors)
+    with still():
+        found = await ledger.write(feed.cursors)
     return found[name][0] if name in found else None
 
 
@@ -117,7 +131,8 @@ async def test_killed_before_the_cursor_was_kept_they_come_again_with_their_ids(
             settle(ledger, range(10))
             await until(lambda: len(place.ids()) == 10)
         # As a kill leaves it between the two.
-        await ledger.write(lambda connection: feed.set_cursor(connection, kind, 4, 0))
+        with still():
+            await ledger.write(lambda connection: feed.set_cursor(connection, kind, 4, 0))
         async with running(settings, ledger) as exports:
             await until(lambda: len(place.ids()) == 16)
             settle(ledger, range(10, 15))
@@ -145,6 +160,7 @@ async def test_what_ended_last_is_sent_at_the_shutdown(kind: str, tmp_path: Path
         async with running(with_export(tmp_path, place.tables), ledger) as exports:
             await begun(exports)
             settle(ledger, range(7))  # not even written yet
+            clock.autojump_threshold = 10  # it may have to load what it sends with
         assert place.ids() == ids(7)
         assert await position(ledger, kind) == 7
 
@@ -168,6 +184,54 @@ async def test_a_new_sink_begins_with_what_comes_after(tmp_path: Path, clock: Mo
         assert first.taken == [6, 7, 8, 9, 10, 11, 12]
         assert second.taken == [11, 12]
         assert (first.closed, second.closed) == (1, 1)
+
+
+async def test_a_new_sink_that_never_took_any_goes_on_after_a_restart_where_it_began(
+    tmp_path: Path, clock: MockClock
+) -> None:
+    down, up = Scripted(), Scripted()
+    down.down = DOWN
+    async with books(tmp_path) as ledger, running(with_export(tmp_path), ledger, scripted(down)) as exports:
+        await begun(exports)
+        settle(ledger, range(3))
+        await until(lambda: exports.status()[0].behind == 3)
+        assert await position(ledger, "scripted") == 0
+    async with books(tmp_path) as ledger, running(with_export(tmp_path), ledger, scripted(up)):
+        await until(lambda: up.taken == [1, 2, 3])
+
+
+async def test_with_a_sink_that_has_not_begun_the_position_is_not_known(tmp_path: Path, clock: MockClock) -> None:
+    first, second = Scripted("first"), Scripted("second")
+    async with books(tmp_path) as ledger, running(with_export(tmp_path), ledger, scripted(first)) as exports:
+        await begun(exports)
+        settle(ledger, range(3))
+        await until(lambda: exports.position() == 3)
+        exports._plans = scripted(first, second)
+        exports.take(with_export(tmp_path))
+        assert exports.position() == 0
+        await until(lambda: exports.position() == 3)  # it begins after them, and the ledger knows it
+
+
+async def test_what_was_taken_and_not_kept_does_not_count_for_the_position(
+    tmp_path: Path, clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closed: list[str] = []
+    monkeypatch.setattr(Reader, "close", _noting(closed, "close", Reader.close))
+
+    async def out(self: _Source, sink: str, seq: int) -> None:
+        await trio.lowlevel.checkpoint()
+        raise LedgerUnavailable("out")
+
+    monkeypatch.setattr(_Source, "keep", out)
+    sink = Scripted()
+    async with books(tmp_path) as ledger:
+        async with running(with_export(tmp_path), ledger, scripted(sink)) as exports:
+            await begun(exports)
+            settle(ledger, range(3))
+            await until(lambda: sink.taken == [1, 2, 3])
+            assert exports.position() == 0
+            assert closed == []
+        assert (closed, exports.status()) == (["close"], [])  # of the file that was read
 
 
 async def test_one_that_is_taken_out_and_put_in_again_goes_on(tmp_path: Path, clock: MockClock) -> None:
@@ -246,6 +310,85 @@ async def test_sinks_at_the_same_place_share_a_read(
     assert len(reads) == len(set(reads)) <= 2000 // 100 + 10
 
 
+@dataclass(frozen=True)
+class Asked:
+    """Two that ask for what comes after the same number, of 600 exchanges, and how often the file is read."""
+
+    row: str
+    first: int
+    second: int
+    reads: int
+    later: float = 0.0
+
+
+ASKED = [
+    Asked("as many", 500, 500, 1),
+    Asked("fewer", 500, 100, 1),
+    Asked("more than were asked for", 500, 600, 2),
+    Asked("of a larger batch nothing is held", 600, 500, 2),
+    Asked("of a smaller one, too", 100, 500, 2),
+    Asked("too late", 500, 500, 2, later=LOOK_SECONDS),
+]
+
+
+@pytest.mark.parametrize("row", ASKED, ids=lambda row: row.row)
+async def test_the_last_batch_is_shared(
+    row: Asked, tmp_path: Path, clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(Reader, "after", _noting(asked, "after", Reader.after))
+    monkeypatch.setattr("tproxy.export.exports._PAGE", 1000)
+    async with books(tmp_path) as ledger:
+        settle(ledger, range(600))
+        source = _Source(tmp_path / "books.db", ledger, lambda: 0)
+        with still():
+            await source.look()
+            first = await source.after(0, row.first)
+            clock.jump(row.later)
+            second = await source.after(0, row.second)
+        source.close()
+    assert [[one.seq for one in found] for found in (first, second)] == [
+        list(range(1, row.first + 1)),
+        list(range(1, row.second + 1)),
+    ]
+    assert len(asked) == row.reads
+
+
+async def test_a_batch_that_is_short_is_shared_with_who_asks_for_more(
+    tmp_path: Path, clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(Reader, "after", _noting(asked, "after", Reader.after))
+    async with books(tmp_path) as ledger:
+        settle(ledger, range(3))
+        source = _Source(tmp_path / "books.db", ledger, lambda: 0)
+        with still():
+            await source.look()
+            assert len(await source.after(0, 500)) == len(await source.after(0, 5000)) == 3
+            assert len(await source.after(1, 500)) == 2  # at another place
+        source.close()
+    assert len(asked) == 2
+
+
+async def test_the_ledger_is_looked_at_once_a_second_while_it_grows(
+    tmp_path: Path, clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(Reader, "newest", _noting(asked, "newest", Reader.newest))
+    sink = Scripted()
+    async with books(tmp_path) as ledger, running(with_export(tmp_path), ledger, scripted(sink)) as exports:
+        await begun(exports)
+        await trio.sleep(3)
+        asked.clear()
+        began = trio.current_time()
+        for number in range(20):
+            settle(ledger, [number])
+            await trio.sleep(0.25)
+        await until(lambda: len(sink.taken) == 20)
+        passed = trio.current_time() - began
+        assert 1 <= len(asked) <= passed / LOOK_SECONDS + 1
+
+
 async def test_without_exchanges_nothing_is_asked_and_without_sinks_nothing_is_opened(
     tmp_path: Path, clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -280,7 +423,8 @@ async def test_where_a_sink_cannot_be_made_it_can_be_run_again(tmp_path: Path, c
         plans: dict[str, Plan] = {"other": Given(other), "scripted": made}
         exports = Exports(with_export(tmp_path), ledger, plans=lambda settings: plans)
         with pytest.RaisesGroup(ZeroDivisionError):
-            await exports.run()
+            with trio.fail_after(60):
+                await exports.run()
         assert (exports.status(), exports.position(), other.closed) == ([], 0, 1)
         failing = False
         async with trio.open_nursery() as nursery:
@@ -292,8 +436,9 @@ async def test_where_a_sink_cannot_be_made_it_can_be_run_again(tmp_path: Path, c
         assert (sink.taken, other.taken) == ([1, 2, 3], [1, 2, 3])
 
 
+@pytest.mark.parametrize("long", [{"path": "/" + "x" * 1000}, {"tags": ("x" * 500, "y" * 500)}], ids=["path", "tags"])
 async def test_a_batch_of_long_rows_is_shorter(
-    tmp_path: Path, clock: MockClock, monkeypatch: pytest.MonkeyPatch
+    long: dict[str, Any], tmp_path: Path, clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tproxy.export.exports.TEXT_MAX", 100_000)
     sink = Scripted()
@@ -301,7 +446,7 @@ async def test_a_batch_of_long_rows_is_shorter(
         await begun(exports)
         sink.down = DOWN
         for number in range(1000):
-            ledger.open(make_opening(number, path="/" + "x" * 1000))
+            ledger.open(make_opening(number, **long))
             ledger.close(make_closing(number))
         await until(lambda: exports.status()[0].behind == 1000)
         sink.down = None

@@ -7,6 +7,7 @@ import logging
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,16 +66,26 @@ async def test_a_batch_arrives_whole_and_in_order() -> None:
     assert span.attributes["gen_ai.response.finish_reasons"] == ["end_turn"]
 
 
-async def test_what_is_sent_again_is_the_same() -> None:
+async def test_what_is_sent_again_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     batch = settled(3)
     async with collector() as received:
         sink = OtlpSink(Otlp(endpoint=received.url))
         await sink.send(batch)
+        now = time.time() + 100
+        monkeypatch.setattr(time, "time", lambda: now)
         await sink.send(batch)
         await sink.aclose()
         await send(received.url, batch)
     assert len({request.body for request in received.requests}) == 1
     assert len(received.requests) == 3
+
+
+async def test_of_two_header_lines_with_one_name_the_last_counts() -> None:
+    lines = tuple(map(SecretStr, ("X-Key=1", "x-other=a", "x-key=2")))
+    async with collector(headers={"x-key": "2", "x-other": "a"}) as received:
+        await send(received.url, settled(1), headers=lines)
+    [request] = received.requests
+    assert [value for name, value in request.headers if name.lower() == b"x-key"] == [b"2"]
 
 
 async def test_the_environment_adds_to_the_resource_alone(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -222,6 +233,7 @@ LINES = {
     "a line break": ("x-key=a\r\nhost: b", False),
     "no ASCII": ("x-key=ü", False),
     "one that requests have": ("Content-Encoding=identity", False),
+    "another": ("CONTENT-TYPE = x", False),
     "spaces and equals signs in the value": ("Authorization=Basic YTpi==", True),
     "spaces around": (" x-key = a ", True),
 }

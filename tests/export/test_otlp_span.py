@@ -12,7 +12,8 @@ from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.trace import SpanKind, StatusCode
 
 from tests.store.laws import T0, make_closing, make_opening
-from tproxy.export.otlp_proto import TraceRequest
+from tproxy.export import semconv
+from tproxy.export.otlp_proto import TraceRequest, _again, _attribute
 from tproxy.export.otlp_span import SCOPE, span_of
 from tproxy.store.base import (
     CLIENT_GONE,
@@ -221,3 +222,58 @@ def test_the_request_is_the_one_that_the_sdk_would_make() -> None:
     for span in spans:
         request.add(span)
     assert request.encoded() == encode_spans(spans).SerializeToString()
+
+
+VALUES = {
+    "negative": -1,
+    "least": -(2**63),
+    "greatest": 2**63 - 1,
+    "two bytes": 128,
+    "zero": 0,
+    "negative float": -0.5,
+    "yes": True,
+    "no": False,
+    "empty": "",
+    "just kept": "ü" * 64,
+    "not kept": "ü" * 65,
+    "long": "x" * 20_000,
+    "no texts": (),
+    "an empty text": ("",),
+    "long texts": ("x" * 200, "y" * 20_000),
+}
+
+
+@pytest.mark.parametrize(("name", "value"), VALUES.items(), ids=VALUES)
+def test_an_attribute_is_as_the_sdk_would_write_it(name: str, value: Any) -> None:
+    span = ReadableSpan(
+        "chat",
+        context=make().get_span_context(),
+        resource=RESOURCE,
+        attributes={name: value},
+        instrumentation_scope=SCOPE,
+        start_time=1,
+        end_time=2,
+    )
+    for _ in range(2):  # what is kept comes from there the second time
+        request = TraceRequest(RESOURCE, SCOPE)
+        request.add(span)
+        assert request.encoded() == encode_spans([span]).SerializeToString()
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "kept"),
+    [
+        ("user.id", "x" * 64, True),
+        ("user.id", "x" * 65, False),
+        (semconv.TAGS, ("x" * 32, "y" * 32), True),
+        (semconv.TAGS, ("x" * 32, "y" * 33), False),
+        (semconv.REQUEST_STREAM, True, True),
+        ("gen_ai.usage.output_tokens", 12, False),
+        *((name, "x", False) for name in sorted(semconv.UNIQUE)),
+    ],
+    ids=lambda value: None if len(str(value)) < 40 else f"{len(str(value))} characters",
+)
+def test_what_is_long_or_comes_once_is_not_kept(name: str, value: Any, kept: bool) -> None:
+    _again.cache_clear()
+    _attribute(name, value)
+    assert _again.cache_info().currsize == kept

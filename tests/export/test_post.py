@@ -8,10 +8,12 @@ from typing import cast
 import pytest
 import trio
 import trustme
+from trio.testing import MockClock
 
 from tests.export.receiver import receiving
+from tests.wire.peer import Line, Script, peer
 from tproxy.export import post
-from tproxy.export.post import ANSWER_MAX, RETRY_AFTER_MAX, Poster, refused
+from tproxy.export.post import ANSWER_MAX, CONNECT_SECONDS, RETRY_AFTER_MAX, WAIT_SECONDS, Poster, refused
 from tproxy.export.sink import NotTaken
 
 
@@ -24,6 +26,7 @@ async def test_what_is_posted_arrives_over_one_connection() -> None:
     first, second = receiver.taken
     assert (first.method, first.path, first.body, first.headers["x-one"]) == ("POST", "/hook", b"\x00body", "1")
     assert first.headers["user-agent"].startswith("tproxy/")
+    assert first.headers["accept-encoding"] == "identity"
     assert second.body == b"2"
 
 
@@ -102,6 +105,59 @@ async def test_no_answer_is_waited_for_to_a_bound(monkeypatch: pytest.MonkeyPatc
         await poster.aclose()
 
 
+def trickles(at_once: bytes) -> Script:
+    """Says this, and then a byte every five seconds, for as long as anybody listens."""
+
+    async def script(line: Line) -> None:
+        await line.request()
+        await line.send(at_once)
+        for _ in range(1000):
+            await trio.sleep(5)
+            await line.send(b"x")
+
+    return script
+
+
+@pytest.mark.parametrize(
+    ("at_once", "why", "seconds"),
+    [
+        (b"HTTP/1.1 200 OK\r\nx-long: ", "no answer in time", CONNECT_SECONDS + 2 * WAIT_SECONDS),
+        (b"HTTP/1.1 503 x\r\ncontent-length: 9999\r\n\r\n", "it answered 503", WAIT_SECONDS),
+    ],
+    ids=["the head", "the body"],
+)
+async def test_an_answer_that_never_ends_is_not_waited_for(
+    at_once: bytes, why: str, seconds: float, autojump_clock: MockClock
+) -> None:
+    async with peer(trickles(at_once)) as receiver:
+        poster = Poster()
+        began = trio.current_time()
+        with pytest.raises(NotTaken) as caught:
+            await poster.post(f"http://127.0.0.1:{receiver.origin.port}/", b"", {})
+        assert caught.value.why == why
+        assert trio.current_time() - began == pytest.approx(seconds, abs=1e-3)
+        await poster.aclose()
+
+
+async def test_what_was_taken_is_taken_also_if_the_rest_of_the_answer_never_comes(autojump_clock: MockClock) -> None:
+    async with peer(trickles(b"HTTP/1.1 200 OK\r\ncontent-length: 9999\r\n\r\n")) as receiver:
+        poster = Poster()
+        assert set(await poster.post(f"http://127.0.0.1:{receiver.origin.port}/", b"", {})) == set(b"x")
+        await poster.aclose()
+
+
+async def test_no_proxy_of_the_environment_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HTTP_PROXY", "ALL_PROXY"):
+        for spelled in (name, name.lower()):
+            monkeypatch.setenv(spelled, "http://127.0.0.1:1")
+    for spelled in ("NO_PROXY", "no_proxy"):
+        monkeypatch.delenv(spelled, raising=False)
+    async with receiving() as receiver:
+        poster = Poster()
+        assert await poster.post(receiver.url, b"", {}) == b"ok"
+        await poster.aclose()
+
+
 async def test_a_long_answer_is_cut_off() -> None:
     async with receiving() as receiver:
         receiver.answer = b"x" * (ANSWER_MAX * 3)
@@ -109,6 +165,16 @@ async def test_a_long_answer_is_cut_off() -> None:
         assert len(await poster.post(receiver.url, b"", {})) == ANSWER_MAX
         receiver.answer = b"ok"
         assert await poster.post(receiver.url, b"", {}) == b"ok"
+        await poster.aclose()
+
+
+async def test_of_an_answer_no_more_is_waited_for_than_is_read(autojump_clock: MockClock) -> None:
+    head = b"HTTP/1.1 200 OK\r\ncontent-length: 999999\r\n\r\n"
+    async with peer(trickles(head + b"y" * ANSWER_MAX)) as receiver:
+        poster = Poster()
+        began = trio.current_time()
+        assert await poster.post(f"http://127.0.0.1:{receiver.origin.port}/", b"", {}) == b"y" * ANSWER_MAX
+        assert trio.current_time() - began < 5
         await poster.aclose()
 
 

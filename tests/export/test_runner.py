@@ -11,8 +11,10 @@ import structlog.testing
 import trio
 
 from tests.export.stock import DOWN, Scripted, Shelf
+from tproxy.errors import LedgerUnavailable
 from tproxy.export.runner import BACK_OFF_MAX, LAST_SECONDS, Runner
 from tproxy.export.sink import SEND_SECONDS, NotTaken
+from tproxy.store.migrate import LedgerUnusable
 
 Clock = Any
 
@@ -80,6 +82,7 @@ async def test_the_back_off_has_a_share_of_chance(autojump_clock: Clock) -> None
     [
         pytest.param(NotTaken("it answered 429", retry_after=17), 17, id="the receiver says when"),
         pytest.param(NotTaken("it answered 503", retry_after=0), 1, id="it says at once"),
+        pytest.param(NotTaken("it answered 503", retry_after=0.25), 1, id="it says too soon"),
         pytest.param(NotTaken("it answered 401", final=True), BACK_OFF_MAX, id="refused for good"),
         pytest.param(NotTaken("it answered 413", final=True, too_large=True), BACK_OFF_MAX, id="too large alone"),
         pytest.param(ZeroDivisionError("a bug"), 1, id="a fault of the sink's own"),
@@ -119,6 +122,27 @@ async def test_what_is_too_large_is_tried_in_smaller_batches_at_once(autojump_cl
         await trio.sleep(0.5)
         assert sink.taken == list(range(1, 101))
     assert max(len(numbers) for _, numbers in sink.tries[1:]) <= 50
+
+
+async def test_two_that_are_too_large_go_one_by_one_at_once(autojump_clock: Clock) -> None:
+    sink, shelf = Scripted(batch=10), Shelf(2)
+    sink.faults = [NotTaken("it answered 413", final=True, too_large=True)]
+    async with running(sink, shelf):
+        await trio.sleep(0.5)
+        assert [numbers for _, numbers in sink.tries] == [[1, 2], [1], [2]]
+        shelf.add(10)
+        await trio.sleep(0.5)
+        # And more again, as they are taken.
+        assert [numbers for _, numbers in sink.tries[3:]] == [[3, 4, 5, 6], [7, 8, 9, 10, 11, 12]]
+
+
+async def test_what_was_not_taken_is_not_gathered_again(autojump_clock: Clock) -> None:
+    sink, shelf = Scripted(batch=10, linger=300), Shelf(1)
+    sink.faults = [DOWN] * 2
+    async with running(sink, shelf):
+        await trio.sleep(310)
+        assert sink.times == pytest.approx([sink.times[0], sink.times[0] + 1, sink.times[0] + 3], abs=1e-3)
+        assert sink.taken == [1]
 
 
 async def test_a_sink_that_hangs_is_given_up_and_tried_again(autojump_clock: Clock) -> None:
@@ -174,7 +198,7 @@ async def test_it_gathers_as_long_as_the_sink_likes_or_until_a_batch_is_full(aut
         shelf.add(9)
         await trio.sleep(1)
         assert len(sink.tries) == 1
-        shelf.add(2)
+        shelf.add(1)
         await trio.sleep(1)
         assert [numbers for _, numbers in sink.tries[1:]] == [list(range(6, 16))]
 
@@ -213,7 +237,8 @@ async def test_one_that_is_stopped_sends_nothing_more(autojump_clock: Clock) -> 
     sink, shelf = Scripted(linger=300), Shelf(2)
     async with running(sink, shelf) as runner:
         await trio.sleep(1)
-        await runner.stop()
+        with trio.fail_after(5):
+            await runner.stop()
         assert (sink.tries, sink.closed) == ([], 1)
 
 
@@ -227,6 +252,42 @@ async def test_a_ledger_that_cannot_be_written_repeats_nothing(autojump_clock: C
         shelf.add(1)
         await trio.sleep(5)
         assert (sink.taken, shelf.kept) == ([1, 2, 3], [3])
+
+
+class Unreadable(Shelf):
+    """Where it is out, nothing can be read of it either, nor is it known what there is."""
+
+    async def after(self, seq: int, limit: int) -> Any:
+        if self.out:
+            self.reads.append((seq, limit))
+            raise LedgerUnusable("secret")
+        return await super().after(seq, limit)
+
+    async def look(self) -> None:
+        await super().look()
+        if self.out:
+            raise LedgerUnavailable("out")
+
+
+async def test_a_ledger_that_cannot_be_read_is_waited_for(autojump_clock: Clock) -> None:
+    sink, shelf = Scripted(), Unreadable(2)
+    shelf.out = True
+    async with running(sink, shelf) as runner:
+        await trio.sleep(2)
+        assert (len(shelf.reads), runner.failures, runner.fault) == (2, 2, "the ledger cannot be read")
+        shelf.out = False
+        await trio.sleep(2)
+        assert (sink.taken, runner.fault, shelf.kept) == ([1, 2], None, [2])
+
+
+async def test_the_end_is_not_held_up_by_a_ledger_that_is_out(autojump_clock: Clock) -> None:
+    sink, shelf = Scripted(linger=300), Unreadable(2)
+    async with running(sink, shelf):
+        await trio.sleep(1)
+        shelf.out = True
+        ends = trio.current_time()
+    assert trio.current_time() == ends
+    assert (sink.tries, sink.closed) == ([], 1)
 
 
 class Gone(Shelf):

@@ -6,7 +6,9 @@ import gzip
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -120,6 +122,18 @@ async def test_what_a_store_says_is_not_told_on(status: int, final: bool) -> Non
         await sink.send([settled(1)])
     (put,) = receiver.taken
     assert (put.method, put.path) == ("PUT", "/books/exchanges/2025/11/24/000000000001-000000000001.jsonl.gz")
+
+
+async def test_an_object_that_is_written_again_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    batch = [settled(number, ended_us=TODAY) for number in (1, 2)]
+    async with receiving() as receiver:
+        for now in (1_800_000_000.0, 1_800_000_100.0):
+            monkeypatch.setattr(time, "time", partial(float, now))
+            sink = S3Sink(table(f"http://127.0.0.1:{receiver.port}"))
+            await sink.send(batch)
+            await sink.aclose()
+    first, second = receiver.taken
+    assert (first.path, first.body) == (second.path, second.body)
 
 
 def test_one_credential_alone_is_a_fault(tmp_path: Path) -> None:
