@@ -23,7 +23,7 @@ from tproxy.manage.desk import Desk
 from tproxy.manage.gate import ASGIApp
 from tproxy.manage.health_page import Health, health_pages
 from tproxy.manage.live_page import live_page
-from tproxy.manage.metrics_page import Extra, exported, metrics_page
+from tproxy.manage.metrics_page import Extra, captured, exported, metrics_page
 from tproxy.observe.lines import Lines
 from tproxy.observe.live import Live
 from tproxy.observe.metrics import Metrics
@@ -64,7 +64,7 @@ class Observation:
         self.running = Running()
         self.live = Live(self.running, self.pulse, clock)
         self.metrics = Metrics(settings.metrics, lambda: services().govern.prices)
-        self.extra: list[Extra] = [lambda: exported(self.exports.status())]
+        self.extra: list[Extra] = [lambda: exported(self.exports.status()), lambda: captured(self.capturing)]
         self._services = services
         self.capturing = Capturing(settings.capture, clock)
         self.alerts = Alerts(settings.alerts, ledger, self.exports.status)

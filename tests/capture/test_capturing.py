@@ -54,9 +54,9 @@ async def taking(tmp_path: Path, *scripts: Script, known: Any = (), **settings: 
 
 
 async def settled(capturing: Capturing, count: int = 1) -> None:
-    with trio.fail_after(10):
+    with trio.fail_after(30):
         while capturing.kept + capturing.failed < count:  # noqa: ASYNC110
-            await trio.sleep(0.01)  # the thread is not on trio's clock
+            await trio.sleep(0.01)  # the process is not on trio's clock
 
 
 def only(capturing: Capturing) -> dict[str, Any]:
@@ -285,7 +285,7 @@ async def test_what_was_kept_while_it_was_on_goes_in_its_time(tmp_path: Path) ->
     assert len(later.shelf.rows(limit=9)) == 1
     async with trio.open_nursery() as nursery:
         nursery.start_soon(later.run)
-        with trio.fail_after(10):
+        with trio.fail_after(30):
             while later.shelf.rows(limit=9):  # noqa: ASYNC110
                 await trio.sleep(0.01)
         nursery.cancel_scope.cancel()

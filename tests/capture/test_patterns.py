@@ -1,4 +1,4 @@
-"""What is accepted as a pattern: nothing that may hold up the process for ever."""
+"""What is accepted as a pattern: nothing that plainly may take for ever."""
 
 from __future__ import annotations
 

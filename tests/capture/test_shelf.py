@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.capture.test_record import made
+from tproxy.capture import shelf as module
 from tproxy.capture.shelf import DAY_US, SLICE, Shelf
 
 NOW = 1_795_000_000_000_000
@@ -61,6 +62,14 @@ def test_what_is_old_goes(tmp_path: Path) -> None:
     assert shelf.tidy(NOW, 2, 1 << 40) == count
     assert [row["id"] for row in shelf.rows(limit=999)] == ["new", "edge"]
     assert shelf.tidy(NOW, 2, 1 << 40) == 0
+    shelf.close()
+
+
+def test_a_slow_disk_is_left_alone_between_slices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "SWEEP_SECONDS", -1.0)
+    shelf = Shelf(tmp_path / "captures.db")
+    shelf.put([made(id=f"{number}", at_us=1) for number in range(2 * SLICE)])
+    assert [shelf.tidy(NOW, 1, 1 << 40) for _ in range(3)] == [SLICE, SLICE, 0]
     shelf.close()
 
 

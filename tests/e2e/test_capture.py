@@ -35,7 +35,7 @@ def capture(settings: str) -> dict[str, str]:
 
 async def captured(house: House, id: str) -> dict[str, Any]:
     """A capture, once it is kept."""
-    with trio.fail_after(10):
+    with trio.fail_after(30):
         while True:
             status, page = await call(house, "GET", "/capture/info", id=id)
             if status == 200:

@@ -2,16 +2,20 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import httpx2
+import pytest
+import trio
 from structlog.testing import capture_logs
 
 from tests.capture.test_record import FAILED, STREAM, made
 from tests.manage.desk import Office, office
 from tproxy.capture.shelf import Shelf
+from tproxy.manage import captures
 from tproxy.manage.app import build
 from tproxy.manage.gate import Gate
 from tproxy.manage.health import Manage
@@ -98,3 +102,21 @@ async def test_a_file_that_cannot_be_used_is_said(tmp_path: Path) -> None:
         assert [line["event"] for line in logs if line["log_level"] == "warning"] == [
             "the file of captures cannot be used"
         ] * 2
+
+
+async def test_a_file_that_hangs_is_said_to_and_holds_up_no_other_route(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(captures, "SECONDS", 0.05)
+    async with archive(tmp_path) as (o, shelf):
+        go_on = threading.Event()
+        monkeypatch.setattr(shelf, "find", lambda _: go_on.wait(30))
+        try:
+            with capture_logs() as lines:
+                for _ in range(captures.THREADS + 2):
+                    assert (await o.get("/capture/info", id="a")).status == 503
+            assert {line.get("why") for line in lines if line["log_level"] == "warning"} == {"it took more than 0.05 s"}
+            assert o.desk.threads.borrowed_tokens == 0
+            assert trio.to_thread.current_default_thread_limiter().borrowed_tokens == 0
+        finally:
+            go_on.set()

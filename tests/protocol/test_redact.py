@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tproxy.protocol.redact import MASK, OVERLAP, PIECE, Redactor
+from tproxy.protocol.redact import MASK, OVERLAP, PIECE, Redactor, _numbered
 
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(range(256)) * 4
 BASE64 = base64.b64encode(PNG).decode()
@@ -95,7 +95,14 @@ VALUES: dict[str, tuple[Any, Any]] = {
         {"properties": {"password": {"type": "string"}}, "required": ["password"]},
         {"properties": {"password": {"type": "string"}}, "required": ["password"]},
     ),
-    "keys as names of members": ({KEY: 1, KEY + "2": 2}, {MASK: 1, MASK + "'": 2}),
+    "keys as names of members": (
+        {KEY: 1, KEY + "2": 2, MASK + " 3": 3, KEY + "4": 4},
+        {MASK: 1, MASK + " 2": 2, MASK + " 3": 3, MASK + " 4": 4},
+    ),
+    "a key as a name, and the name that it was given": (
+        {KEY: 1, KEY + "2": 2, MASK + " 2": 3},
+        {MASK: 1, MASK + " 2": 2, MASK + " 2 2": 3},
+    ),
     "figures and words stay": ({"a": [1, 2.5, True, None, ""]}, {"a": [1, 2.5, True, None, ""]}),
     "matches of a pattern": ({"a": "card 1234 5678"}, {"a": f"card {MASK} {MASK}"}),
 }
@@ -112,6 +119,31 @@ def test_values(name: str) -> None:
 def test_a_key_that_hides_behind_escapes_is_seen() -> None:
     body = b'{"a": "\\u0073k-ant-api03-abcdef"}'
     assert Redactor().body(body, most=1000).text == f'{{"a":"{MASK}"}}'
+
+
+class Counting(dict[str, Any]):
+    """Counts how often it is asked for a name."""
+
+    asked = 0
+
+    def __contains__(self, name: object) -> bool:
+        self.asked += 1
+        return super().__contains__(name)
+
+
+def test_names_that_read_the_same_are_numbered_with_one_look_at_each() -> None:
+    kept, numbers = Counting({MASK: 0, f"{MASK} 500": 0}), dict[str, int]()
+    for _ in range(4000):
+        kept[_numbered(MASK, numbers, kept)] = 0
+    assert len(kept) == 4002
+    assert kept.asked == 4001  # one was there before
+
+
+def test_an_object_of_nothing_but_keys_as_names() -> None:
+    body = json.dumps({f"{KEY}{number}": number for number in range(20_000)}).encode()
+    value = json.loads(Redactor().body(body, most=10**7).text)
+    assert list(value.values()) == list(range(20_000))
+    assert list(value)[-1] == f"{MASK} 20000"
 
 
 HOSTILE: dict[str, bytes] = {

@@ -1,13 +1,15 @@
 """Takes the bodies of exchanges while they run, and hands them over to be kept.
 
-    admitted ── choice ──► held ── the tap's copy ──► ended ──► queue ──► thread: develop, put, tidy
+    admitted ── choice ──► held ── the tap's copy ──► ended ──► queue ──► process: joined, redacted, written
 
 On the loop there is nothing but references and lengths: the request body is the one that was read anyhow, the answer
-a list of what the tap read. Off, which is the default, an exchange costs one comparison, and nothing is held.
+a list of what the tap read. Off, which is the default, an exchange costs one comparison, and nothing is held. All
+that takes time is done by a process of its own (`keeping`), which is there while something is to be kept.
 
 Bounds: of each body HELD_PER_KEPT times `max_bytes` is held, of all together `HELD_BYTES`, in the queue `QUEUED`. What
-is past a bound is not captured, and counted (`dropped`). What the file cannot take is counted too (`failed`), and said
-in the log once until it can again. Nobody who is served waits for any of it.
+is past a bound is not captured, and counted (`dropped`). What the process did not keep, since the file could not be
+written, or it died or took more than `KEEP_SECONDS`, is counted too (`failed`), and said in the log once until it can
+again. Nobody who is served waits for any of it, and the end waits for `LAST_SECONDS` in all.
 
 Headers are never captured.
 """
@@ -15,8 +17,7 @@ Headers are never captured.
 from __future__ import annotations
 
 import logging
-import re
-import sqlite3
+import os
 from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -25,11 +26,12 @@ from pathlib import Path
 import trio
 
 from tproxy.capture.choice import ERRORS, Choice, turned_off
-from tproxy.capture.record import HELD_PER_KEPT, Kept, Taken, develop
+from tproxy.capture.keeper import Batch, Done, Tidy
+from tproxy.capture.keeping import Keeping, Lost
+from tproxy.capture.record import HELD_PER_KEPT, Taken
 from tproxy.capture.shelf import Shelf
 from tproxy.errors import Header
 from tproxy.flow.observer import Observer, Sight
-from tproxy.protocol.redact import Redactor
 from tproxy.setting_tables import Capture
 from tproxy.store import base
 from tproxy.store.base import Closing
@@ -37,9 +39,11 @@ from tproxy.store.base import Closing
 HELD_BYTES = 64 << 20
 QUEUED = 1000
 BATCH = 50
-BATCH_BYTES = 4 << 20
-KEEP_SECONDS = 30.0
+BATCH_BYTES = 1 << 20
+KEEP_SECONDS = 30
 TIDY_SECONDS = 60.0
+TIDY_SECONDS_OFF = 3600.0  # of what was kept before captures were turned off
+LOOK_SECONDS = 5.0
 LAST_SECONDS = 5.0
 _SAID_SECONDS = 60.0
 
@@ -80,16 +84,17 @@ class Capturing(Observer):
 
     Args:
         clock: wall-clock microseconds since the epoch.
+        keeping: the process that keeps them.
 
     Attributes:
-        shelf: where it is kept.
+        shelf: where it is kept, to be read.
         held: bytes that are held now.
         dropped: captures that were given up, for a bound.
-        failed: those that could not be written.
+        failed: those that were not kept in the end.
         kept: those that were.
     """
 
-    def __init__(self, settings: Capture, clock: Callable[[], int]) -> None:
+    def __init__(self, settings: Capture, clock: Callable[[], int], keeping: Keeping | None = None) -> None:
         self.held = self.dropped = self.failed = self.kept = 0
         self._clock = clock
         self._running: dict[str, _Held] = {}
@@ -98,8 +103,10 @@ class Capturing(Observer):
         self._broken = False
         self._said_dropped = 0
         self._said_at = float("-inf")
-        self._old: list[Shelf] = []
-        self.shelf = Shelf(_path(settings))
+        self._ending = False
+        self._failed_before = 0  # the end
+        self._keeping = keeping or Keeping()
+        self._looking = trio.CapacityLimiter(1)
         self.take(settings)
 
     def take(self, settings: Capture) -> None:
@@ -107,10 +114,7 @@ class Capturing(Observer):
         self._settings = settings
         self._choice = Choice.of(settings)
         self._on = self._choice.any
-        self._patterns = [re.compile(pattern) for pattern in settings.patterns]
-        if _path(settings) != self.shelf.path:
-            self._old.append(self.shelf)
-            self.shelf = Shelf(_path(settings))
+        self.shelf = Shelf(_path(settings))
 
     def admitted(self, sight: Sight, headers: Sequence[Header], body: bytes | None) -> None:
         """Hold the bodies of an exchange, if they may be kept."""
@@ -166,23 +170,46 @@ class Capturing(Observer):
 
     async def run(self) -> None:
         """Keep what is queued, and delete what is old, until cancelled; then keep what is left, for `LAST_SECONDS`."""
+        self._ending = False
+        work = trio.CancelScope(shield=True)  # what was begun is brought to its end, within its time
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._work, work)
+            try:
+                await trio.sleep_forever()
+            finally:
+                self._ending, self._failed_before = True, self.failed
+                self._bell.set()
+                work.deadline = trio.current_time() + LAST_SECONDS
+
+    async def _work(self, scope: trio.CancelScope) -> None:
         try:
-            tidied = float("-inf")
-            while True:
-                if trio.current_time() >= tidied + TIDY_SECONDS:
-                    tidied = trio.current_time()
-                    await self._tidy()
-                with trio.move_on_after(TIDY_SECONDS):
-                    await self._bell.wait()
-                self._bell = trio.Event()
-                while self._queue:
-                    await self._keep(self._next())
-                self._say()
+            with scope:
+                tidied = float("-inf")
+                while True:
+                    if not self._ending:
+                        self._say()
+                        if trio.current_time() >= tidied + (TIDY_SECONDS if self._on else TIDY_SECONDS_OFF):
+                            tidied = trio.current_time()
+                            await self._tidy()
+                    if self._queue:
+                        await self._keep(self._next())
+                    elif self._ending:
+                        break
+                    else:
+                        if not self._on:
+                            await self._keeping.end()
+                        with trio.move_on_after(TIDY_SECONDS):
+                            await self._bell.wait()
+                        self._bell = trio.Event()
+                await self._keeping.end()
         finally:
             with trio.CancelScope(shield=True), trio.move_on_after(LAST_SECONDS):
+                await self._keeping.kill()
+            if self._ending:
                 while self._queue:
-                    await self._keep(self._next())
-                await trio.to_thread.run_sync(self.shelf.close, abandon_on_cancel=True)
+                    self._lose(self._next())
+                if lost := self.failed - self._failed_before:
+                    log.error("%d captures were lost at the end", lost)
 
     def _next(self) -> list[Taken]:
         batch, weight = [self._queue.popleft()], 0
@@ -190,40 +217,63 @@ class Capturing(Observer):
             batch.append(self._queue.popleft())
         return batch
 
-    async def _keep(self, batch: list[Taken]) -> None:
-        redactor = Redactor(self._patterns)
-        write = partial(_write, self.shelf, batch, redactor, self._settings.max_bytes)
-        written = 0
+    async def _keep(self, taken: list[Taken]) -> None:
+        done = None
         try:
-            with (
-                trio.CancelScope(shield=True),
-                trio.move_on_after(KEEP_SECONDS),
-            ):  # what was begun is brought to its end
-                written = await trio.to_thread.run_sync(write, abandon_on_cancel=True)
-                self._working()
-        except (sqlite3.Error, OSError) as fault:
-            self._fails(fault)
-        except Exception:
-            log.exception("captures were not kept: a bug")
+            done = await self._do(taken)
         finally:
-            self.held -= sum(each.weight for each in batch)
-            self.kept += written
-            self.failed += len(batch) - written
+            if done is None:
+                self._lose(taken)
+            else:
+                self._lose(taken, done.kept)
+                if done.fault is None:
+                    self._working()
+
+    def _lose(self, taken: Sequence[Taken], kept: int = 0) -> None:
+        """Let go of some, of which so many were kept."""
+        self.held -= sum(each.weight for each in taken)
+        self.kept += kept
+        self.failed += len(taken) - kept
 
     async def _tidy(self) -> None:
-        settings = self._settings
-        tidy = partial(self.shelf.tidy, self._clock(), settings.retention_days, settings.max_total_bytes)
-        try:
-            while self._old:
-                await trio.to_thread.run_sync(self._old.pop().close, abandon_on_cancel=True)
-            await trio.to_thread.run_sync(tidy, abandon_on_cancel=True)
-        except (sqlite3.Error, OSError) as fault:
-            self._fails(fault)
+        """Where there is a file. A disk that hangs takes one thread, and no more."""
+        there = False
+        with trio.move_on_after(LOOK_SECONDS):
+            look = partial(os.path.exists, self.shelf.path)
+            there = await trio.to_thread.run_sync(look, limiter=self._looking, abandon_on_cancel=True)
+        if there:
+            settings = self._settings
+            await self._do([], Tidy(self._clock(), settings.retention_days, settings.max_total_bytes))
 
-    def _fails(self, fault: Exception) -> None:
+    async def _do(self, taken: list[Taken], tidy: Tidy | None = None) -> Done | None:
+        """Have the process do it. None where nothing came of it; what went wrong is said."""
+        settings = self._settings
+        batch = Batch(
+            path=str(self.shelf.path),
+            patterns=settings.patterns,
+            max_bytes=settings.max_bytes,
+            seconds=KEEP_SECONDS,
+            taken=taken,
+            tidy=tidy,
+        )
+        try:
+            done = await self._keeping.keep(batch)
+        except Lost as fault:
+            self._fails(str(fault))
+            return None
+        except Exception:
+            log.exception("captures were not kept: a bug")
+            return None
+        for bug in done.bugs:
+            log.error("captures were not kept: a bug: %s", bug)
+        if done.fault is not None:
+            self._fails(done.fault)
+        return done
+
+    def _fails(self, why: str) -> None:
         if not self._broken:
             self._broken = True
-            log.error("captures cannot be kept in %s: %s", self.shelf.path, fault)
+            log.error("captures cannot be kept in %s: %s", self.shelf.path, why)
 
     def _working(self) -> None:
         if self._broken:
@@ -240,16 +290,3 @@ class Capturing(Observer):
 
 def _path(settings: Capture) -> Path:
     return Path(settings.database.removeprefix("sqlite:"))
-
-
-def _write(shelf: Shelf, batch: Sequence[Taken], redactor: Redactor, max_bytes: int) -> int:
-    """In a thread: one that cannot be read for a bug of ours spoils no other."""
-    rows: list[Kept] = []
-    for taken in batch:
-        try:
-            rows.append(develop(taken, redactor, max_bytes))
-        except Exception:
-            log.exception("the capture of %s was not kept: a bug", taken.id)
-    if rows:
-        shelf.put(rows)
-    return len(rows)

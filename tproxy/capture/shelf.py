@@ -4,7 +4,8 @@ The file is made (mode 0600) with the first capture, not before. One connection 
 connections that cannot write. Nothing waits for the disk: what a crash loses is the last captures. What is deleted
 is overwritten, and its room given back.
 
-Every method may block: it is called in a thread. It raises `sqlite3.Error` or `OSError`.
+The process that keeps captures puts and tidies; the server reads and removes. Every method may block: the server calls
+them in threads. They raise `sqlite3.Error` or `OSError`.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -24,6 +26,7 @@ from tproxy.capture.record import Kept
 DAY_US = 86_400_000_000
 SLICE = 100  # rows that are deleted at a time
 SLICES = 50
+SWEEP_SECONDS = 10.0
 BUSY_SECONDS = 5.0
 _VERSION = 1
 _WAL_BYTES = 16 << 20
@@ -71,14 +74,15 @@ class Shelf:
             connection.executemany(_INSERT, [msgspec.structs.astuple(row) for row in rows])
 
     def tidy(self, now_us: int, days: int, most_bytes: int) -> int:
-        """Delete what is older than `days`, and the oldest of what is too much; no more than some thousand rows.
+        """Delete what is older than `days`, and the oldest of what is too much; no more than some thousand rows, and no
+        more than can be in `SWEEP_SECONDS`. What is left goes the next time.
 
         Returns:
             How many went.
         """
         if not self._path.exists():
             return 0
-        gone = 0
+        gone, enough = 0, time.monotonic() + SWEEP_SECONDS
         for _ in range(SLICES):
             with self._writing() as connection:
                 total = connection.execute("SELECT coalesce(sum(size), 0) FROM capture").fetchone()[0]
@@ -93,7 +97,7 @@ class Shelf:
                     total -= size
                 connection.executemany("DELETE FROM capture WHERE id = ?", going)
             gone += len(going)
-            if len(going) < SLICE:
+            if len(going) < SLICE or time.monotonic() > enough:
                 break
         if gone:
             self._give_back()
@@ -103,8 +107,11 @@ class Shelf:
         """Delete one. Returns whether it was there."""
         if not self._path.exists():
             return False
-        with self._writing() as connection:
-            return connection.execute("DELETE FROM capture WHERE id = ?", (id,)).rowcount > 0
+        try:
+            with self._writing() as connection:
+                return connection.execute("DELETE FROM capture WHERE id = ?", (id,)).rowcount > 0
+        finally:
+            self.close()  # whoever reads has no connection of its own between the calls
 
     def find(self, id: str) -> dict[str, Any] | None:
         """One, with its bodies, by its columns' names; None where it is not kept."""

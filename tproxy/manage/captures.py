@@ -21,6 +21,8 @@ from tproxy.manage.faults import ApiFault, NotFound
 log = structlog.get_logger("tproxy.manage")
 
 LIMIT_MAX: Final = 1_000
+THREADS: Final = 2
+SECONDS: Final = 20.0
 
 T = TypeVar("T")
 Id = Annotated[str, Query(max_length=64)]
@@ -43,13 +45,18 @@ class Named(BaseModel):
 def router(desk: Desk) -> APIRouter:
     """The routes."""
     routes = APIRouter(tags=["captures"])
+    threads = trio.CapacityLimiter(THREADS)  # apart from those of the other routes: this file's disk may be another one
 
     async def ask(read: Callable[[Shelf], T]) -> T | None:
         shelf = desk.captures()
         if shelf is None:
             return None
         try:
-            return await trio.to_thread.run_sync(read, shelf, limiter=desk.threads)
+            with trio.fail_after(SECONDS):
+                return await trio.to_thread.run_sync(read, shelf, limiter=threads, abandon_on_cancel=True)
+        except trio.TooSlowError:
+            log.warning("the file of captures cannot be used", why=f"it took more than {SECONDS:g} s")
+            raise Unusable("The file of captures cannot be used now. The log says why.") from None
         except (sqlite3.Error, OSError) as fault:
             log.warning("the file of captures cannot be used", why=str(fault))
             raise Unusable("The file of captures cannot be used now. The log says why.") from None

@@ -16,6 +16,7 @@ from typing import Final
 import structlog
 import trio
 
+from tproxy.capture.capturing import Capturing
 from tproxy.errors import Header
 from tproxy.export.runner import SinkStatus
 from tproxy.manage import faults
@@ -23,7 +24,7 @@ from tproxy.manage.desk import Desk
 from tproxy.manage.gate import ASGIApp, Receive, Scope, Send, send_page
 from tproxy.manage.page import Page
 from tproxy.observe.metrics import Metrics
-from tproxy.observe.series import Family, single
+from tproxy.observe.series import Family, by, single
 from tproxy.observe.standing import standing
 from tproxy.protocol import headers as header
 from tproxy.setting_tables import Metrics as MetricsTable
@@ -123,6 +124,15 @@ def exported(sinks: Iterable[SinkStatus]) -> list[Family]:
             ("sink",),
             [((sink.name,), sink.failures) for sink in each],
         ),
+    ]
+
+
+def captured(capturing: Capturing) -> list[Family]:
+    """How the captures do."""
+    counts = {"kept": capturing.kept, "dropped": capturing.dropped, "failed": capturing.failed}
+    return [
+        by("tproxy_captures", "Exchanges whose bodies were to be kept, by what became of them.", "outcome", counts),
+        single("tproxy_captures_held_bytes", "gauge", "Bodies that are held until they are kept.", capturing.held),
     ]
 
 

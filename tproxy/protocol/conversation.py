@@ -193,7 +193,7 @@ def mended(text: str) -> Any:
         pass
     open_ones: list[str] = []
     candidates: list[str] = []
-    kept, closing, last = 0, "", ""  # up to `kept` the text is whole, once `closing` is added
+    kept, last = 0, ""  # up to `kept` the text is whole, once what is open there is closed
     end = 0
     for token in _TOKEN.finditer(text):
         sign, end = token[0], token.end()
@@ -208,7 +208,8 @@ def mended(text: str) -> Any:
             open_ones.pop()
         if len(open_ones) > _MENDABLE:
             return None
-        kept, closing = end, "".join(reversed(open_ones))
+        kept = end
+    closing = "".join(reversed(open_ones))  # nothing after `kept` opens or closes
     if last == "closed" and not text[end:].strip():
         candidates.append(text[:end] + closing)
     elif last == "cut":

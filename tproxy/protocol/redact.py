@@ -6,8 +6,9 @@ escapes are gone, and so are the names of its members. What else a body is is lo
 - Credentials, by their form (`sk-…`, bearer tokens, AWS, GitHub, Slack and Google keys, JWTs, private keys, passwords
   in URLs), and the text of members that are named like one (`authorization_token`, `password`).
 - Matches of the patterns. A match of up to `OVERLAP` characters is always found; longer ones may be found in parts,
-  since a pattern never gets more than `PIECE` characters at a time: `re` holds the interpreter while it searches, and
-  a pattern that takes quadratic time is a matter of milliseconds then. One that takes exponential time is not.
+  since a pattern never gets more than `PIECE` characters at a time: one that takes quadratic time for a text takes
+  milliseconds for each piece then. One that takes cubic or exponential time may take minutes: whoever redacts must be
+  able to do without the answer (the process that keeps captures is killed).
 
 Redacting is a net with meshes: a secret that looks like a word goes through.
 """
@@ -18,7 +19,7 @@ import base64
 import binascii
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -142,11 +143,12 @@ class Redactor:
 
     def _members(self, members: dict[str, Any]) -> dict[str, Any]:
         kept: dict[str, Any] = {}
+        numbers: dict[str, int] = {}  # the last one that a name was given, of those that read the same now
         media = members.get("media_type") if members.get("type") == "base64" else None
         for name, value in members.items():
             shown = self.text(name)
-            while shown in kept:
-                shown += "'"
+            if shown in kept:
+                shown = _numbered(shown, numbers, kept)
             if isinstance(value, str) and value and name.lower() in _SECRET_NAMES:
                 kept[shown] = MASK
                 self.times += 1
@@ -187,6 +189,15 @@ class Redactor:
                 at = done = found.end()
                 self.times += 1
         return "".join(parts) + text[done:] if parts else text
+
+
+def _numbered(name: str, numbers: dict[str, int], taken: Mapping[str, Any]) -> str:
+    """`name 2`, `name 3`: the first that is free. Every number is tried once, however many names there are."""
+    number = numbers.get(name, 1) + 1
+    while f"{name} {number}" in taken:
+        number += 1
+    numbers[name] = number
+    return f"{name} {number}"
 
 
 _URL_SAFE = str.maketrans("-_", "+/", " \t\r\n")
