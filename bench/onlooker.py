@@ -56,24 +56,25 @@ async def watch(url: str) -> None:
     parts = urlsplit(url)
     host, port = parts.hostname or "", parts.port or 80
     async with trio.open_nursery() as nursery:
-        await nursery.start(_ask, host, port, "/live")
+        viewing = trio.Event()
+        nursery.start_soon(_ask, host, port, "/live", viewing)
+        await viewing.wait()
         print("watching", flush=True)
         while True:
-            async with trio.open_nursery() as scraping:
-                await scraping.start(_ask, host, port, "/metrics")
+            await _ask(host, port, "/metrics", trio.Event())
             await trio.sleep(SCRAPE_SECONDS)
 
 
-async def _ask(host: str, port: int, path: str, task_status: trio.TaskStatus[None]) -> None:
-    """Read an answer to its end; started once it has begun."""
+async def _ask(host: str, port: int, path: str, begun: trio.Event) -> None:
+    """Read an answer to its end; `begun` is set once it has begun."""
     key = os.environ["TPROXY_MASTER_KEY"]
     head = f"GET {path} HTTP/1.1\r\nhost: {host}:{port}\r\nauthorization: Bearer {key}\r\nconnection: close\r\n\r\n"
     async with await trio.open_tcp_stream(host, port) as stream:
         await stream.send_all(head.encode())
-        begun = await stream.receive_some(65_536)
-        if not begun.startswith(b"HTTP/1.1 200"):
-            sys.exit(f"{path} was answered with {begun[:200]!r}")
-        task_status.started()
+        said = await stream.receive_some(65_536)
+        if not said.startswith(b"HTTP/1.1 200"):
+            sys.exit(f"{path} was answered with {said[:200]!r}")
+        begun.set()
         while await stream.receive_some(65_536):
             pass
 

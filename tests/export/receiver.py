@@ -65,7 +65,7 @@ async def receiving() -> AsyncIterator[Receiver]:
             with suppress(trio.BrokenResourceError, h11.RemoteProtocolError):  # a client that leaves
                 await _serve(stream, receiver)
 
-        nursery.start_soon(trio.serve_listeners, serve, listeners)
+        await nursery.start(trio.serve_listeners, serve, listeners)
         yield receiver
         nursery.cancel_scope.cancel()
 
