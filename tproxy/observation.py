@@ -60,7 +60,7 @@ class Observation:
         self.ledger = ledger
         self._clock = clock
         self.pulse = Pulse()
-        self.exports = Exports(settings, ledger)
+        self.exports = Exports(settings, ledger, clock=clock)
         self.running = Running()
         self.live = Live(self.running, self.pulse, clock)
         self.metrics = Metrics(settings.metrics, lambda: services().govern.prices)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -11,6 +12,7 @@ import trio
 from structlog.testing import capture_logs
 from trio.testing import MockClock
 
+from tproxy.capture.capturing import Capturing
 from tproxy.export.runner import SinkStatus
 from tproxy.manage import metrics_page as page
 from tproxy.manage.desk import Desk
@@ -18,6 +20,7 @@ from tproxy.manage.gate import ASGIApp
 from tproxy.observe.metrics import Metrics
 from tproxy.observe.series import Family, single
 from tproxy.protocol.pricing import built_in
+from tproxy.setting_tables import Capture
 from tproxy.setting_tables import Metrics as Table
 
 
@@ -67,6 +70,19 @@ async def test_what_other_parts_tell_is_in_it() -> None:
     ):
         assert line in body.splitlines()
     assert b"disk" not in body
+
+
+async def test_captures_are_counted_by_what_became_of_them(tmp_path: Path) -> None:
+    capturing = Capturing(Capture(database=f"sqlite:{tmp_path}/captures.db"), lambda: 0)
+    capturing.kept, capturing.dropped, capturing.failed, capturing.held = 5, 4, 3, 2
+    _, body = await get(application(lambda: page.captured(capturing)))
+    for line in (
+        b'tproxy_captures_total{outcome="kept"} 5.0',
+        b'tproxy_captures_total{outcome="dropped"} 4.0',
+        b'tproxy_captures_total{outcome="failed"} 3.0',
+        b"tproxy_captures_held_bytes 2.0",
+    ):
+        assert line in body.splitlines()
 
 
 async def test_a_part_that_fails_is_left_out() -> None:

@@ -2,7 +2,7 @@
 
 What is taken is bytes. What is kept is the conversation: the request's JSON, and the message that the answer was,
 whether it came as a stream or not; both redacted. A stream is joined first: a key that comes in two deltas is a key in
-the message only. This takes some milliseconds for each hundred kilobytes and is done in a thread.
+the message only. This takes some milliseconds for each hundred kilobytes and is done by another process (`keeper`).
 """
 
 from __future__ import annotations
